@@ -1,0 +1,77 @@
+"""An uninstall's steps: their order, and that one that fails stops no other. Real hosts: tests/hosts/test_install_by_hand.py."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from meshagent.agent import uninstall
+from meshagent.agent.configuration import parse
+from meshagent.agent.settings import Settings
+from meshagent.agent.uninstall import UninstallError
+from meshagent.cli.meshagent import meshagent
+
+CONFIG = Path("/etc/meshagent/agent.yaml")
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return parse("placements: []", "agent.yaml")
+
+
+def words(settings: Settings, purge: bool) -> list[str]:
+    return [said for said, _ in uninstall.steps(settings, CONFIG, purge)]
+
+
+def test_proxies_drain_while_the_agent_is_there_and_their_users_go_last(settings: Settings) -> None:
+    order = words(settings, purge=False)
+    assert order.index("every proxy was drained and stopped") < order.index("the agent was stopped")
+    assert order.index("no Envoy runs") < order.index("names and turned connections are gone")
+    assert order[-1] == "the proxies' users are gone"
+
+
+def test_state_and_configuration_go_only_when_purged(settings: Settings) -> None:
+    added = words(settings, purge=True)[len(words(settings, purge=False)) :]
+    assert added == ["/var/lib/meshagent is gone", "the configuration is gone"]
+
+
+def test_a_step_that_fails_stops_no_other_and_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def fail() -> None:
+        raise UninstallError("nft is busy")
+
+    def some(*_: object) -> Iterator[tuple[str, Callable[[], object]]]:
+        yield "rules are gone", fail
+        yield "users are gone", lambda: None
+
+    monkeypatch.setattr(uninstall, "steps", some)
+    with pytest.raises(
+        UninstallError, match="rules are gone: not done: nft is busy\nonce the reason is gone, run it again"
+    ):
+        uninstall.uninstall(settings, CONFIG, False, done.append)
+    assert done == ["users are gone"]
+
+
+def test_the_configuration_goes_and_others_files_stay(tmp_path: Path) -> None:
+    directory = tmp_path / "meshagent"
+    directory.mkdir()
+    for name in ("agent.yaml", "join-token", "join-placements", "server.env"):
+        (directory / name).touch()
+    settings = parse(f"join_token_file: {directory}/join-token\nplacements: []", "agent.yaml")
+    uninstall.remove_configuration(settings, directory / "agent.yaml")
+    assert [path.name for path in directory.iterdir()] == ["server.env"]
+    (directory / "server.env").unlink()
+    uninstall.remove_configuration(settings, directory / "agent.yaml")
+    assert not directory.exists()
+
+
+def test_who_is_not_root_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    refused = CliRunner().invoke(meshagent, ["uninstall"])
+    assert refused.exit_code == 1
+    assert "only root may uninstall" in refused.output

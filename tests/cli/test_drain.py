@@ -1,0 +1,62 @@
+"""meshctl drain and undrain: whom they ask for, and what they wait for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from meshagent.cli import drain
+from tests.cli.conftest import Run
+from tests.cli.fake_server import Call, FakeServer
+
+
+def proxy(id_: str, **more: Any) -> dict[str, Any]:
+    resource = "mesh/shop/virtualNode/web"
+    return {
+        "proxy": id_,
+        "resource": resource,
+        "host": "a",
+        "connected": True,
+        "drain": "draining",
+        "healthDetail": "",
+        **more,
+    }
+
+
+def only(name: str) -> Any:
+    """Answers for one host or proxy of that name."""
+
+    def answer(call: Call) -> tuple[int, Any]:
+        if name in (call.body.get("host"), call.body.get("proxy")):
+            return 200, {"host": "a", "drained": True, "proxies": ["p", "q"]}
+        return 404, {"message": "there is no such thing"}
+
+    return answer
+
+
+def test_a_name_is_a_hosts_or_a_proxys(online: Run, server: FakeServer) -> None:
+    server.answers["POST /v1/drain"] = only("a")
+    assert online("drain", "a").stdout == "a drains: 2 proxies\n"
+    server.answers["POST /v1/undrain"] = lambda call: (
+        only("p")(call) if "proxy" in call.body else (404, {"message": "no"})
+    )
+    assert online("undrain", "p").stdout == "p is back: 2 proxies\n"
+    assert "there is no host and no proxy 'x'" in online("drain", "x").stderr
+    assert [call.body for call in server.calls][:3] == [{"host": "a"}, {"host": "p"}, {"proxy": "p"}]
+
+
+def test_wait_says_what_is_missing(online: Run, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain, "LOOK_SECONDS", 0.01)
+    looks = iter([[proxy("p"), proxy("q")], [proxy("p", drain="drained"), proxy("q")]])
+    done = [proxy("p", drain="drained"), proxy("q", drain="drained"), proxy("other")]
+    server.answers["POST /v1/drain"] = only("a")
+    server.answers["GET /v1/status"] = lambda _: (200, {"proxies": next(looks, done)})
+    assert online("drain", "a", "--wait").stdout == "a is drained: 2 proxies\n"
+    server.answer(
+        "GET /v1/status", {"proxies": [proxy("p", healthDetail="2 requests in flight"), proxy("q", connected=False)]}
+    )
+    late = online("drain", "a", "--wait", "--timeout", "1")
+    assert late.exit_code == 1
+    assert "p (mesh/shop/virtualNode/web on a): 2 requests in flight" in late.stderr
+    assert "q (mesh/shop/virtualNode/web on a): its agent is away" in late.stderr

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from meshagent.agent import admin, upgrade
-from meshagent.agent.launch import Generation, Ground, Program, retire, spec_for
+from meshagent.agent.launch import Generation, Ground, Program, remains, retire, spec_for
 from meshagent.agent.placement import LIVE
 from meshagent.agent.relay import Relay
 from meshagent.errors import MeshagentError
@@ -29,6 +29,7 @@ from meshagent.host.supervisor import (
     intent,
     read_next,
     read_state,
+    retired,
     write_next,
     write_state,
 )
@@ -106,17 +107,20 @@ class Generations:
         state = await asyncio.to_thread(read_state, directory)
         self._follower = await asyncio.to_thread(read_next, directory)
         running = await self._ground.supervisor.find(directory)
-        found = upgrade.recover(state, self._follower, running, await asyncio.to_thread(_retired, directory))
+        found = upgrade.recover(state, self._follower, running, await asyncio.to_thread(retired, directory))
+        alive = [*running, *(each for each in (found.serving, found.trial) if each is not None)]
+        # What an agent, or a power cut, left in the middle of a trial or a retirement.
+        ends = await remains(directory, self._ground.supervisor, alive)
         self._tasks.clear()
         async with asyncio.TaskGroup() as group:
             serves = found.serving if found.serving in running else None
-            for over in found.over:
+            for over in (*found.over, *ends):
                 group.create_task(self._retire(over, serves))
             if serves is not None and not found.over:
                 await self._release(serves)  # the agent before may have ended before it did
             if serves is not None and serves != state:
                 await self._as_serving(serves)  # the agent before ended before it had written it down
-            self._begin(group, await self._first(found.serving, running))
+            self._begin(group, await self._first(found.serving, [*running, *ends]))
             if found.trial is not None:
                 log.info("%s: generation %d was on trial: goes on", self._ground.node.id, found.trial.generation)
                 trial = self._generation(self._spec_of(found.trial), found.trial)
@@ -364,8 +368,3 @@ async def _contained(trial: Generation) -> None:
         await trial.run()
     except* MeshagentError as errors:
         trial.words = "; ".join(str(error) for error in errors.exceptions)
-
-
-def _retired(directory: Path) -> set[int]:
-    numbers = (path.name.removeprefix("retired-") for path in directory.glob("retired-*"))
-    return {int(number) for number in numbers if number.isdigit()}

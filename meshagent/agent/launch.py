@@ -12,7 +12,7 @@ import logging
 import random
 import resource as limits
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,9 @@ from meshagent.host.supervisor import (
     Running,
     Supervisor,
     bootstrap_path,
+    described,
     intent,
+    left,
     read_state,
     retired_path,
 )
@@ -276,11 +278,17 @@ def validate(binary: Path, configuration: Path, directory: Path) -> None:
 async def retire_all(directory: Path, supervisor: Supervisor) -> list[Running]:
     """Ends every Envoy of a directory, each drained first. Returns those that were ended."""
     every = await supervisor.find(directory)
-    await asyncio.gather(*(retire(directory, running, supervisor) for running in every))
-    state = await asyncio.to_thread(read_state, directory)
-    if state is not None and state.generation not in {running.generation for running in every}:
-        await retire(directory, state, supervisor)  # stopped on purpose: nothing runs, and something is kept
+    ended = await remains(directory, supervisor, every)
+    await asyncio.gather(*(retire(directory, each, supervisor) for each in (*every, *ended)))
     return list(every)
+
+
+async def remains(directory: Path, supervisor: Supervisor, alive: Collection[Running]) -> list[Running]:
+    """Every generation but these of which something is left in its directory or with the supervisor, the oldest first. None of them runs:
+    it was stopped, or whoever started or retired it did not come to the end of that."""
+    numbers = await asyncio.to_thread(left, directory) | await supervisor.kept(directory)
+    ended = sorted(numbers - {each.generation for each in alive})
+    return await asyncio.to_thread(lambda: [described(directory, number) for number in ended])
 
 
 async def retire(directory: Path, running: Running, supervisor: Supervisor, drain: bool = True) -> None:

@@ -18,7 +18,8 @@ SILENT_TIMES = 5
 
 @dataclass(frozen=True)
 class Found:
-    """What an agent finds when it begins. `serving` None: none ever ran. `pid` 0 in it: it does not run now. `over` are to be retired."""
+    """What an agent finds when it begins. `serving` None: none ever ran, or its retirement had begun. `pid` 0 in it: it does not run now.
+    `over` run and are to be retired."""
 
     serving: Running | None
     trial: Running | None
@@ -31,10 +32,10 @@ def recover(
     """From the files and from what runs, whatever an agent before was doing when it ended."""
     every = {each.generation: each for each in running}
     serving = state
-    if state is None or (state.generation in retired and every.keys() - retired):
+    if state is None or state.generation in retired:
         # Of those that may run on, the oldest has served; a follower only if nothing else has.
         left = sorted(every.keys() - retired)
-        serving = every[left[0]] if left else state
+        serving = every[left[0]] if left else None
     if serving is not None:
         serving = every.get(serving.generation, serving)
     trial = None

@@ -146,12 +146,20 @@ def ssh(name: str, directory: Path, host: str, command: tuple[str, ...]) -> None
 @_NAME
 @_STATE
 @click.option("--hard", is_flag=True, help="Cut the power instead of shutting down.")
+@click.option(
+    "--legacy",
+    is_flag=True,
+    help="With --hard: boot with cgroup version 1, as older systems do, until the next --hard. "
+    "Where the machine's memory controller is version 1's, only such hosts limit memory.",
+)
 @click.argument("hosts", nargs=-1, required=True, metavar="HOST...")
-def reboot(name: str, directory: Path, hard: bool, hosts: tuple[str, ...]) -> None:
+def reboot(name: str, directory: Path, hard: bool, legacy: bool, hosts: tuple[str, ...]) -> None:
     """Reboot each HOST, one after the other, on the disk that it has."""
+    if legacy and not hard:
+        raise click.UsageError("--legacy goes with --hard: a host keeps its cgroups' version until its power is cut")
     there = _lab(name, directory)
     for host in [there.host(each) for each in hosts]:
-        host.reboot(hard=hard)
+        host.reboot(hard=hard, legacy=legacy)
         click.echo(f"{host.name}  {host.address}  rebooted: boot {host.boot_id}", err=True)
 
 

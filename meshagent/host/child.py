@@ -114,6 +114,9 @@ class ChildSupervisor:
                     return
         raise SupervisorError(f"Envoy (pid {running.pid}) did not end within {_KILL_PATIENCE:.0f} s of SIGKILL")
 
+    async def kept(self, directory: Path) -> frozenset[int]:
+        return frozenset()
+
     async def forget(self, directory: Path, generation: int) -> None:
         """Nothing is kept."""
 

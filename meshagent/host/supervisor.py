@@ -121,6 +121,10 @@ class Supervisor(Protocol):
         Drains nothing: whoever calls has drained."""
         ...
 
+    async def kept(self, directory: Path) -> frozenset[int]:
+        """The generations that the supervisor keeps something of, whether they run or not."""
+        ...
+
     async def forget(self, directory: Path, generation: int) -> None:
         """Removes what the supervisor keeps of a generation that is gone."""
         ...
@@ -132,6 +136,16 @@ def bootstrap_path(directory: Path, generation: int) -> Path:
 
 def retired_path(directory: Path, generation: int) -> Path:
     return directory / f"retired-{generation}"
+
+
+def retired(directory: Path) -> frozenset[int]:
+    """The generations that may not start again."""
+    return _numbers(directory, "retired-*")
+
+
+def left(directory: Path) -> frozenset[int]:
+    """The generations that have files of their own in a proxy's directory."""
+    return _numbers(directory, "bootstrap-*.json") | retired(directory)
 
 
 def read_state(directory: Path) -> Running | None:
@@ -206,6 +220,11 @@ def _running(stored: Any) -> Running | None:
 
 
 _NOTHING = {"relay_socket": "", "admin_socket": "", "boot_id": ""}
+
+
+def _numbers(directory: Path, pattern: str) -> frozenset[int]:
+    numbers = (path.stem.rpartition("-")[2] for path in directory.glob(pattern))
+    return frozenset(int(number) for number in numbers if number.isdigit())
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -130,6 +130,11 @@ class SystemdSupervisor:
         if state.comes_back or state.active == "deactivating":
             raise SupervisorError(f"{unit} did not end within {_KILL_PATIENCE:.0f} s of SIGKILL")
 
+    async def kept(self, directory: Path) -> frozenset[int]:
+        places = await asyncio.to_thread(lambda: list(self._units.glob(f"{TEMPLATE}{directory.name}-*.service.d")))
+        instances = (parse_unit(place.name.removesuffix(".d")) for place in places)
+        return frozenset(number for id, number in filter(None, instances) if id == directory.name)  # noqa: A001
+
     async def forget(self, directory: Path, generation: int) -> None:
         unit = unit_name(directory.name, generation)
         try:

@@ -20,9 +20,11 @@ _LEAVES = ("power", "machine")
 
 
 def hierarchies(mountinfo: str) -> list[Path]:
-    """Mount points of cgroup v2 and, where version 1 is beside it, of systemd's own named hierarchy; the v2 one first."""
+    """Mount points of cgroup v2 and, where version 1 is beside it, of systemd's own named hierarchy and the memory controller's; the v2
+    one first."""
     unified: list[Path] = []
     named: list[Path] = []
+    memory: list[Path] = []
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
@@ -30,9 +32,11 @@ def hierarchies(mountinfo: str) -> list[Path]:
             unified.append(Path(before.split(" ")[4]))
         elif kind == "cgroup" and "name=systemd" in options.split(","):
             named.append(Path(before.split(" ")[4]))
+        elif kind == "cgroup" and "memory" in options.split(","):
+            memory.append(Path(before.split(" ")[4]))
     if not unified:
         raise LabError("meshagent lab needs cgroup v2: mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified")
-    return [unified[0], *named[:1]]
+    return [unified[0], *named[:1], *memory[:1]]
 
 
 class HostGroup:
@@ -44,6 +48,11 @@ class HostGroup:
     @cached_property
     def roots(self) -> list[Path]:
         return hierarchies(Path("/proc/self/mountinfo").read_text())
+
+    @property
+    def has_memory_controller(self) -> bool:
+        """Of version 1, and in it."""
+        return any((root / "memory.limit_in_bytes").exists() for root in self.roots)
 
     def make(self) -> None:
         for root in self.roots:
@@ -132,7 +141,8 @@ def _make(directory: Path) -> None:
 
 
 def _delegate(directory: Path) -> None:
-    """Lets the host's systemd limit memory and processes, where this hierarchy has the controllers (beside version 1 it has not)."""
+    """Lets the host's systemd limit memory and processes, where this hierarchy has the controllers. Beside version 1 it has not, and only a
+    host that boots with version 1 has the memory controller."""
     for controller in (directory / "cgroup.controllers").read_text().split():
         with contextlib.suppress(OSError):
             (directory / "cgroup.subtree_control").write_text(f"+{controller}")

@@ -29,6 +29,8 @@ while :; do
 done
 """
 
+LEGACY_INIT = "mount -o remount,rw,bind /sys/fs/cgroup/memory && exec /sbin/init"
+
 # A host of its own needs nothing of ours.
 _CLEAN_ENVIRONMENT = (
     "HOME=/root",
@@ -81,11 +83,12 @@ def mount_disk(root: Path, directory: Path) -> Command:
     return ("mount", "-t", "overlay", "meshagent-lab", "-o", layers, f"{directory}/root")
 
 
-def boot(layout: Layout, host: str, directory: Path) -> Command:
+def boot(layout: Layout, host: str, directory: Path, legacy: bool = False) -> Command:
+    """`legacy`: the same init finds the memory controller of cgroup v1 writable, which systemd-nspawn mounts for reading alone."""
     return (
         "systemd-nspawn",
         "--quiet",
-        "--boot",
+        *(() if legacy else ("--boot",)),
         f"--directory={directory}/root",
         f"--network-namespace-path=/run/netns/{layout.namespace(host)}",
         "--capability=CAP_NET_ADMIN",  # its network is its own: its units may have rules and addresses there
@@ -98,7 +101,13 @@ def boot(layout: Layout, host: str, directory: Path) -> Command:
         "--console=read-only",
         "--resolv-conf=off",
         "--timezone=off",
+        *(("sh", "-c", LEGACY_INIT) if legacy else ()),
     )
+
+
+def environment(legacy: bool) -> dict[str, str]:
+    """Of systemd-nspawn: which version of cgroups its host is given."""
+    return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "0" if legacy else "1"}
 
 
 def power_on(hierarchies: Iterable[Path], cgroup: str, command: Command) -> Command:

@@ -149,18 +149,21 @@ class Host:
             ready.touch()
         self._name_neighbours(disk)
 
-    def power_on(self) -> None:
-        """Starts the host, unless it runs; does not wait. It reboots by itself from then on, when it is told to inside."""
+    def power_on(self, legacy: bool = False) -> None:
+        """Starts the host, unless it runs; does not wait. It reboots by itself from then on, when it is told to inside.
+
+        `legacy`: with cgroup v1, as older systems boot; the machine's memory controller, which must be version 1's, limits its units."""
         if self._group.is_powered():
             return
+        self._check(legacy)
         self._group.make()
         start = commands.power_on(
-            self._group.roots, self._group.path, commands.boot(self._layout, self.name, self._directory)
+            self._group.roots, self._group.path, commands.boot(self._layout, self.name, self._directory, legacy)
         )
         with (self._directory / "console.log").open("wb") as console:
             subprocess.run(
                 start,
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
+                env=commands.environment(legacy),
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
@@ -187,12 +190,14 @@ class Host:
                 raise LabError(f"{self} did not shut down within {limit:.0f} s")
             time.sleep(_POLL)
 
-    def reboot(self, limit: float = BOOT_LIMIT, hard: bool = False) -> None:
-        """Returns when the host runs again, on the same disk, under another boot id. `hard` cuts the power instead of shutting down."""
+    def reboot(self, limit: float = BOOT_LIMIT, hard: bool = False, legacy: bool = False) -> None:
+        """Returns when the host runs again, on the same disk, under another boot id. `hard` cuts the power instead of shutting down; only
+        then `legacy` counts, as for `power_on`."""
         before = self.boot_id
         if hard:
+            self._check(legacy)
             self.cut_power()
-            self.power_on()
+            self.power_on(legacy)
         else:
             self.run(["systemctl", "reboot"], check=True)
         self.wait(limit, other_than=before)
@@ -239,6 +244,10 @@ class Host:
         missing = [f"{address}\t{host}\n" for address, host in wanted if (address, host) not in known]
         if missing:
             path.write_text(there + "".join(missing))
+
+    def _check(self, legacy: bool) -> None:
+        if legacy and not self._group.has_memory_controller:
+            raise LabError(f"{self} cannot boot with cgroup v1: this machine's memory controller is not version 1's")
 
     def _console(self) -> str:
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from meshagent.agent import generations, run, upgrade
+from meshagent.agent import generations, launch, run, upgrade
 from meshagent.agent.settings import EnvoySettings
 from meshagent.host import processes
 from meshagent.host.supervisor import read_next, read_state
@@ -206,6 +206,64 @@ async def test_h1_an_agent_that_is_killed_during_an_upgrade_leaves_it_to_the_nex
     assert read_next(setting.proxy) is None
 
 
+@pytest.mark.parametrize("moment", ["trial", "retirement"])
+async def test_h9_of_an_upgrade_that_a_power_cut_ended_nothing_is_left(
+    setting: Setting, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    envoy(setting, OLD)
+    setting.start()
+    await setting.live(1)
+    reached = asyncio.Event()
+
+    async def stuck(*_: object, **__: object) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            *{"trial": (generations.Generations, "_verdict"), "retirement": (launch.admin, "drain")}[moment], stuck
+        )
+        await setting.upstream.say(envoy=host_pb2.EnvoyVersion(version=NEW, number=1))
+        async with asyncio.timeout(20):
+            await reached.wait()
+        await until(lambda: len(serving(setting)) == 2, "two run")
+        await setting.stop()
+    assert len(list(setting.proxy.glob("bootstrap-*"))) == 2
+    await power_cut(setting)
+    setting.upstream.observed = host_pb2.Observed()
+    setting.start()
+    await serves(setting, NEW)
+    await until(lambda: len(serving(setting)) == 1, "one runs", 15.0)
+    await until(lambda: not list(setting.proxy.glob("retired-*")), "nothing is being retired")
+    state = read_state(setting.proxy)
+    assert state is not None
+    assert [path.name for path in setting.proxy.glob("bootstrap-*")] == [f"bootstrap-{state.generation}.json"]
+    assert state.generation == {"trial": 3, "retirement": 2}[moment]
+
+
+async def test_h9_a_host_whose_power_was_cut_amid_the_end_of_all_its_envoys_serves_again(
+    setting: Setting,
+) -> None:
+    """The generation that served may not start any more; another one does, and of the one before nothing is left."""
+    setting.start()
+    await setting.live(1)
+    await setting.stop()
+    (setting.proxy / "retired-1").touch()
+    await power_cut(setting)
+    setting.upstream.observed = host_pb2.Observed()
+    setting.start()
+    await setting.reported(lambda s: s.generation == 2 and s.envoy_state == "LIVE", "another generation")
+    await until(lambda: not (setting.proxy / "retired-1").exists(), "nothing is left of it")
+    assert [path.name for path in setting.proxy.glob("bootstrap-*")] == ["bootstrap-2.json"]
+
+
+async def power_cut(setting: Setting) -> None:
+    for each in setting.pids():
+        os.kill(each, signal.SIGKILL)
+    await until(lambda: not setting.pids(), "no Envoy runs")
+    shutil.rmtree(setting.settings.runtime_directory)
+
+
 async def test_h2_an_envoy_that_is_killed_right_after_an_upgrade_comes_back_as_the_new_one(setting: Setting) -> None:
     envoy(setting, OLD)
     setting.start()
@@ -245,10 +303,7 @@ async def test_a_host_that_boots_starts_what_served_and_then_what_is_wanted(sett
     setting.start()
     await setting.live(1)
     await setting.stop()
-    for each in setting.pids():
-        os.kill(each, signal.SIGKILL)
-    await until(lambda: not setting.pids(), "no Envoy runs")
-    shutil.rmtree(setting.settings.runtime_directory)
+    await power_cut(setting)
     envoy(setting, NEW)
     setting.upstream.observed = host_pb2.Observed()
     setting.upstream.history.clear()

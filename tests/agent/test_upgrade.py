@@ -40,6 +40,8 @@ ONE, TWO, THREE = generation(1), generation(2), generation(3)
         (None, None, [ONE, TWO], {1}, TWO, None, (ONE,)),
         (None, Next(THREE, "o"), [TWO, THREE], set(), TWO, THREE, ()),
         (ONE, None, [ONE, THREE], set(), ONE, None, (THREE,)),  # nobody knows why it runs
+        (ONE, None, [ONE], {1}, None, None, (ONE,)),  # all were being ended, and something is to run again
+        (ONE, None, [], {1}, None, None, ()),
     ],
 )
 def test_h1_an_agent_goes_on_from_whatever_it_finds(

@@ -233,6 +233,18 @@ async def test_stop_ends_it_for_good_and_is_fine_with_one_that_is_gone(superviso
     await supervisor.stop(running, 5.0)
 
 
+async def test_what_is_kept_of_a_generation_is_known_until_it_is_forgotten(
+    supervisor: Supervisor, spec: EnvoySpec, kind: str
+) -> None:
+    """Whether it runs or not, and whoever asks."""
+    running = await supervisor.start(spec)
+    await listening(spec)
+    await supervisor.stop(running, 5.0)
+    assert await SUPERVISORS[kind]().kept(spec.directory) == ({1} if kind == "systemd" else set())
+    await supervisor.forget(spec.directory, 1)
+    assert await supervisor.kept(spec.directory) == set()
+
+
 async def test_h5_one_that_hangs_is_ended_by_stop(supervisor: Supervisor, spec: EnvoySpec) -> None:
     running = await supervisor.start(spec)
     await listening(spec)

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from meshagent.demo.hosts import PORTS, HostMesh, until
-from tests.hosts.watching import flowing
+from tests.hosts.watching import flowing, tidy
 
 pytestmark = pytest.mark.lab
 
@@ -45,6 +45,7 @@ def test_h9_a_host_whose_power_is_cut_amid_a_change_comes_back_with_the_old_or_t
                 flowing(oracle, 150)
                 assert oracle.failed(settled) == []
                 assert host.failed_units() == []
+                until("nothing of any other generation", lambda: tidy(host), seconds=10)
     finally:
         mesh.meshctl("envoy", "unset", "--host", host.name)
         mesh.in_sync(seconds=120, proxies=7)

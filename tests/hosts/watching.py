@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,13 @@ from meshagent.demo.oracle import RemoteOracle
 from meshagent.lab import Host
 
 CALLER = "h1"
+SERVING = "cd /var/lib/meshagent/proxies && grep -o '\"generation\": [0-9]*' */generation.json"
+PIECES = r"""
+for pid in $(pgrep -x envoy); do
+  echo "process in $(readlink /proc/$pid/cwd) of $(tr '\0' '\n' < /proc/$pid/cmdline | grep '^bootstrap-')"
+done
+ls -d /var/lib/meshagent/proxies/*/bootstrap-* /var/lib/meshagent/proxies/*/retired-* \
+  /etc/systemd/system/meshagent-envoy@*.d /run/meshagent/*-* 2> /dev/null; true"""
 
 
 @contextmanager
@@ -111,9 +119,23 @@ def failed_units(mesh: HostMesh) -> list[str]:
 
 
 def tidy(host: Host) -> bool:
-    """No process, drop-in or directory of sockets is there but those of one generation a placement."""
-    placements = host.run("ls /var/lib/meshagent/proxies | wc -l").stdout.strip()
-    processes = host.run("pgrep -xc envoy").stdout.strip()
-    drop_ins = host.run("ls -d /etc/systemd/system/meshagent-envoy@*.d | wc -l").stdout.strip()
-    sockets = host.run("ls -d /run/meshagent/*-* | wc -l").stdout.strip()
-    return processes == drop_ins == sockets == placements
+    """No process, drop-in, file or directory of sockets is there but those of one generation a placement."""
+    serving = re.findall(r"(\w+)/generation.json:.* (\d+)", host.run(SERVING, check=True).stdout)
+    expected = [
+        piece.format(placement=placement, generation=generation)
+        for placement, generation in serving
+        for piece in (
+            "process in /var/lib/meshagent/proxies/{placement} of bootstrap-{generation}.json",
+            "/var/lib/meshagent/proxies/{placement}/bootstrap-{generation}.json",
+            "/etc/systemd/system/meshagent-envoy@{placement}-{generation}.service.d",
+            "/run/meshagent/{placement}-{generation}",
+        )
+    ]
+    found = host.run(PIECES, check=True).stdout.splitlines()
+    odd = [
+        f"{found.count(piece)} of {piece}"
+        for piece in sorted({*found, *expected})
+        if found.count(piece) != expected.count(piece)
+    ]
+    assert not odd, f"{host}: {', '.join(odd)}"
+    return True

@@ -53,3 +53,11 @@ def test_hosts_boot_in_their_own_namespace_and_are_registered_nowhere() -> None:
     assert "--network-namespace-path=/run/netns/mlab-lab-h2" in words
     assert "--register=no" in words
     assert "--directory=/labs/lab/hosts/h2/root" in words
+    assert "--boot" in words
+
+
+def test_a_host_of_cgroup_v1_has_the_same_init_behind_a_mount() -> None:
+    now, legacy = (commands.boot(TWO, "h2", Path("/labs/lab/hosts/h2"), legacy=each) for each in (False, True))
+    assert set(now) - set(legacy) == {"--boot"}
+    assert legacy[-3:] == ("sh", "-c", commands.LEGACY_INIT)
+    assert commands.environment(legacy=True)["SYSTEMD_NSPAWN_UNIFIED_HIERARCHY"] == "0"

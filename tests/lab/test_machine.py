@@ -30,7 +30,7 @@ def test_a_program_that_is_missing_is_named_with_its_package(monkeypatch: pytest
     )
 
 
-def test_the_unified_hierarchy_is_found_alone_or_beside_version_1() -> None:
+def test_the_hierarchies_that_count_are_found_with_and_without_version_1() -> None:
     alone = "24 23 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw"
     beside = (
         "35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
@@ -38,7 +38,8 @@ def test_the_unified_hierarchy_is_found_alone_or_beside_version_1() -> None:
         "41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
     )
     assert cgroups.hierarchies(alone) == [Path("/sys/fs/cgroup")]
-    assert cgroups.hierarchies(beside) == [Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup/systemd")]
+    places = [Path(f"/sys/fs/cgroup/{name}") for name in ("unified", "systemd", "memory")]
+    assert cgroups.hierarchies(beside) == places
     with pytest.raises(LabError, match="cgroup v2"):
         cgroups.hierarchies("")
 

@@ -80,6 +80,39 @@ def test_a_host_that_reboots_itself_comes_back(pair: Lab) -> None:
     assert host.boot_id != before
 
 
+EATS = """[Service]
+Type=exec
+MemoryMax=20M
+ExecStart=/usr/bin/python3 -c 'bytearray(10**8); print("it could", flush=True); import time; time.sleep(60)'
+"""
+
+
+def test_a_host_of_cgroup_v1_limits_the_memory_of_its_units_where_the_machine_has_version_1(pair: Lab) -> None:
+    if not cgroups.HostGroup(pair.name, "h2").has_memory_controller:
+        pytest.skip("this machine's memory controller is not version 1's")
+    host = pair.host("h2")
+    host.write("/etc/systemd/system/eats.service", EATS)
+    host.reboot(hard=True, legacy=True)
+    try:
+        for _ in range(2):  # a reboot from within keeps the version
+            assert host.run("stat -f -c %T /sys/fs/cgroup").stdout == "tmpfs\n"
+            host.run(["systemctl", "start", "eats"], check=True)
+            deadline = time.monotonic() + _LIMIT
+            while (state := host.run(["systemctl", "is-active", "eats"]).stdout.strip()) == "active":
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert state == "failed"
+            said = host.run("systemctl show -P ExecMainStatus eats; journalctl -b -u eats").stdout
+            assert said.startswith("9\n") and "it could" not in said
+            host.run(["systemctl", "reset-failed"], check=True)
+            host.reboot()
+    finally:
+        host.run(["rm", "/etc/systemd/system/eats.service"])
+        host.reboot(hard=True)
+    assert host.run("stat -f -c %T /sys/fs/cgroup").stdout == "cgroup2fs\n"
+    assert host.state == "running"
+
+
 def test_no_two_hosts_share_an_identity(pair: Lab) -> None:
     for path in ("/etc/machine-id", "/etc/ssh/ssh_host_ed25519_key.pub", "/etc/hostname"):
         assert pair.host("h1").read(path) != pair.host("h2").read(path)
@@ -103,6 +136,7 @@ def test_the_command_line_does_the_same(pair: Lab) -> None:
     meshagent_lab("exec", *which, "h1", "sh", "-c", "exit 3", status=3)
     rows = json.loads(meshagent_lab("list", *which, "--output", "json"))
     assert [(row["name"], row["state"]) for row in rows] == [("h1", "running"), ("h2", "running")]
+    meshagent_lab("reboot", *which, "--legacy", "h1", status=2)
 
 
 def test_a_partition_cuts_both_ways_and_heals(pair: Lab) -> None:

@@ -171,6 +171,32 @@ async def test_h4_a_version_that_does_not_come_up_is_ended_and_the_old_one_never
     await setting.reported(lambda s: not s.upgrade_failure and s.envoy_pid == pid, "no longer wanted")
 
 
+# Where an upgrade has come to when it goes no further, and nothing after it is done.
+MOMENTS: dict[str, tuple[object, str]] = {
+    "trial": (generations.Generations, "_verdict"),
+    "promoted": (generations.Generations, "_end"),
+    "draining": (generations.Generations, "_retire"),
+    "retired": (launch.admin, "drain"),
+}
+
+
+async def stop_amid_an_upgrade(setting: Setting, monkeypatch: pytest.MonkeyPatch, moment: tuple[object, str]) -> None:
+    """Two generations run, and no agent."""
+    reached = asyncio.Event()
+
+    async def stuck(*_: object, **__: object) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*moment, stuck)
+        await setting.upstream.say(envoy=host_pb2.EnvoyVersion(version=NEW, number=1))
+        async with asyncio.timeout(20):
+            await reached.wait()
+        await until(lambda: len(serving(setting)) == 2, "two run")
+        await setting.stop()
+
+
 @pytest.mark.parametrize("moment", ["trial", "promoted", "draining"])
 async def test_h1_an_agent_that_is_killed_during_an_upgrade_leaves_it_to_the_next_one(
     setting: Setting,
@@ -180,21 +206,8 @@ async def test_h1_an_agent_that_is_killed_during_an_upgrade_leaves_it_to_the_nex
     envoy(setting, OLD)
     setting.start()
     await setting.live(1)
-    reached = asyncio.Event()
-
-    async def stuck(*_: object, **__: object) -> None:
-        reached.set()
-        await asyncio.Event().wait()
-
-    with monkeypatch.context() as patch:
-        place = {"trial": "_verdict", "promoted": "_end", "draining": "_retire"}[moment]
-        patch.setattr(generations.Generations, place, stuck)
-        async with asked_all_the_time(setting.port) as failed:
-            await setting.upstream.say(envoy=host_pb2.EnvoyVersion(version=NEW, number=1))
-            async with asyncio.timeout(20):
-                await reached.wait()
-            await until(lambda: len(serving(setting)) == 2, "two run")
-            await setting.stop()
+    async with asked_all_the_time(setting.port) as failed:
+        await stop_amid_an_upgrade(setting, monkeypatch, MOMENTS[moment])
     async with asked_all_the_time(setting.port) as failed_after:
         setting.upstream.observed = host_pb2.Observed()
         setting.start()
@@ -206,28 +219,14 @@ async def test_h1_an_agent_that_is_killed_during_an_upgrade_leaves_it_to_the_nex
     assert read_next(setting.proxy) is None
 
 
-@pytest.mark.parametrize("moment", ["trial", "retirement"])
+@pytest.mark.parametrize("moment", ["trial", "retired"])
 async def test_h9_of_an_upgrade_that_a_power_cut_ended_nothing_is_left(
     setting: Setting, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     envoy(setting, OLD)
     setting.start()
     await setting.live(1)
-    reached = asyncio.Event()
-
-    async def stuck(*_: object, **__: object) -> None:
-        reached.set()
-        await asyncio.Event().wait()
-
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            *{"trial": (generations.Generations, "_verdict"), "retirement": (launch.admin, "drain")}[moment], stuck
-        )
-        await setting.upstream.say(envoy=host_pb2.EnvoyVersion(version=NEW, number=1))
-        async with asyncio.timeout(20):
-            await reached.wait()
-        await until(lambda: len(serving(setting)) == 2, "two run")
-        await setting.stop()
+    await stop_amid_an_upgrade(setting, monkeypatch, MOMENTS[moment])
     assert len(list(setting.proxy.glob("bootstrap-*"))) == 2
     await power_cut(setting)
     setting.upstream.observed = host_pb2.Observed()
@@ -238,7 +237,7 @@ async def test_h9_of_an_upgrade_that_a_power_cut_ended_nothing_is_left(
     state = read_state(setting.proxy)
     assert state is not None
     assert [path.name for path in setting.proxy.glob("bootstrap-*")] == [f"bootstrap-{state.generation}.json"]
-    assert state.generation == {"trial": 3, "retirement": 2}[moment]
+    assert state.generation == {"trial": 3, "retired": 2}[moment]
 
 
 async def test_h9_a_host_whose_power_was_cut_amid_the_end_of_all_its_envoys_serves_again(

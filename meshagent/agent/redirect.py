@@ -36,6 +36,7 @@ _PASS_EVERY = 1.0
 _DYNAMIC = Path("/run/systemd/dynamic-uid")
 _SOON = 0.05
 _REPAIR_TOLD = 3600.0
+_PUTS = 3
 
 
 class Placed(Protocol):
@@ -269,8 +270,8 @@ class _Table:
         if wanted.ways and read_if_there(file) != kept.encode():
             write_durably(file, kept)
         if not self.stands or wanted.shape != self._text or (self._off and live):
-            nftables.apply(rules)
-            self._text, self._seen = wanted.shape, nftables.observe()
+            self.stands = False
+            self._text, self._seen = wanted.shape, _put(rules)
             self.ingress = nftables.redirected_to(self._seen)
             self.stands, self._off = True, False
             self._catches = any(way.caught is not None for way in wanted.ways)
@@ -285,6 +286,18 @@ class _Table:
         at = time.strftime("%H:%M:%S", time.localtime(self._repaired_at))
         table = f"{nftables.FAMILY} {nftables.TABLE}"
         return f"another program flushed or changed the nftables table {table} {times}, last at {at}: it was put back"
+
+
+def _put(rules: str) -> str | None:
+    """The table as it was seen whole: whoever flushes rules twice, as scripts that load a whole ruleset do, is met in between."""
+    for _ in range(_PUTS):
+        nftables.apply(rules)
+        seen = nftables.observe()
+        if nftables.is_whole(seen, rules):
+            return seen
+    raise NftError(
+        f"another program changes the nftables table {nftables.FAMILY} {nftables.TABLE} whenever it is put in place"
+    )
 
 
 def forget(settings: Settings) -> None:

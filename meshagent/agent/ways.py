@@ -109,6 +109,7 @@ def plan(
         if who.proxy is None and not way.application.startswith("127."):
             way = replace(way, ports=())
         secured = way.ports if each.strict else tuple(port for port in way.ports if port in each.tls_ports)
+        way = replace(way, sealed=() if way.ipv6 else secured)
         now = way if each.id in accepting else replace(way, ports=secured)
         if each.mode == INTERCEPT and own is not None and each.id in accepting:
             if who.proxy:

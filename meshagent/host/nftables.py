@@ -61,7 +61,8 @@ SPARED_ADDRESSES = ("169.254.169.254", "169.254.170.2", "fd00:ec2::254")
 class Way:
     """What one proxy needs. `ports`: connections that come to this host for them go to the proxy. `proxy`: the user that it runs as, whose
     own connections to its application's address `application` are left alone. `callers`: the users whose calls of slot 0's addresses are
-    this proxy's; `otherwise`: it gets those of everybody else. `ipv6`: the proxy takes connections of both families."""
+    this proxy's; `otherwise`: it gets those of everybody else. `ipv6`: the proxy takes connections of both families; where it does not,
+    other hosts cannot reach the ports `sealed` by IPv6, past the proxy."""
 
     slot: int
     ports: tuple[int, ...] = ()
@@ -71,6 +72,7 @@ class Way:
     otherwise: bool = False
     outbound: bool = True
     ipv6: bool = False
+    sealed: tuple[int, ...] = ()
     caught: Caught | None = None
 
     @property
@@ -92,6 +94,8 @@ def ruleset(ways: Sequence[Way]) -> str:
     chains = [_chain("outbound", "output", outbound)]
     if inbound:
         chains.append(_chain("inbound", "prerouting", ['iifname "lo" return', *inbound]))
+    if sealed := [port for way in ways if not way.ipv6 for port in way.sealed]:
+        chains.append(_seal(sealed))
     if caught is not None:
         chains = [_switch(caught), *chains, _guard(caught)]
     return f"{_EMPTY}table {FAMILY} {TABLE} {{\n{''.join(chains)}}}\n"
@@ -163,6 +167,11 @@ def _guard(way: Way) -> str:
     return f"  chain guard {{\n    type filter hook output priority 0; policy accept;\n    {rule}\n  }}\n"
 
 
+def _seal(ports: Iterable[int]) -> str:
+    rule = f'iifname != "lo" meta nfproto ipv6 tcp dport {_set(ports)} reject with tcp reset'
+    return f"  chain sealed {{\n    type filter hook input priority 0; policy accept;\n    {rule}\n  }}\n"
+
+
 def _by_family(addresses: Iterable[str]) -> Iterable[tuple[str, list[str]]]:
     """Merged: the kernel refuses a set whose networks overlap."""
     networks = [ipaddress.ip_network(each, strict=False) for each in addresses]
@@ -230,6 +239,14 @@ def rules_of(table: str | None) -> str | None:
     if table is None:
         return None
     return json.dumps([{**one, "set": None} if "set" in one else one for one in json.loads(table)], sort_keys=True)
+
+
+def is_whole(table: str | None, text: str) -> bool:
+    """Whether an observed table has as many rules as the `ruleset` that was put in place: somebody may have flushed it before we looked."""
+    wanted = sum(
+        line.startswith("    ") and not line.startswith(("    type ", "    elements ")) for line in text.splitlines()
+    )
+    return sum("rule" in one for one in json.loads(table or "[]")) == wanted
 
 
 def switch_on(table: str | None) -> bool:

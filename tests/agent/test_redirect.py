@@ -107,6 +107,27 @@ async def test_names_and_rules_come_and_go_together(host: Host) -> None:
         await until(lambda: not (host.settings.state_directory / RULES_FILE).exists(), "and at boot, too")
 
 
+async def test_h8_rules_that_are_flushed_as_they_are_put_in_place_are_put_again(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anybody has seen them: what was seen then is not what is to stand."""
+    assert host.fakes is not None
+    web, apply, puts = host.fakes[0].placement, nftables.apply, 0
+
+    def flushed_at_once(text: str) -> None:
+        nonlocal puts
+        apply(text)
+        puts += 1
+        if puts < 3:
+            nft("flush", "ruleset")
+
+    monkeypatch.setattr(nftables, "apply", flushed_at_once)
+    async with host.agent() as agent:
+        await until(lambda: not agent.obstacle(web), "all is there")
+        assert "redirect to :15000" in table() and "redirect to :15001" in table()
+        assert b"of-web.local" in host.hosts_file.read_bytes()
+
+
 async def test_nothing_is_touched_before_anybody_said_what_runs_here(host: Host) -> None:
     (host.settings.state_directory / RULES_FILE).write_text("")
     nft("add", "table", "inet", "meshagent")

@@ -54,9 +54,9 @@ def test_h2_an_envoy_that_takes_none_gives_its_application_the_connections_unles
     assert planned(web).ways == (Way(0, (), proxy=990, otherwise=True),)
     assert not planned(web).turned(web)
     strict = planned(placed("web", 0, strict=True))
-    assert strict.ways == strict.kept == (Way(0, (8080,), proxy=990, otherwise=True),)
+    assert strict.ways == strict.kept == (Way(0, (8080,), proxy=990, otherwise=True, sealed=(8080,)),)
     some = planned(placed("web", 0, ports=(80, 443), tls_ports=[443]))
-    assert some.ways == (Way(0, (443,), proxy=990, otherwise=True),)
+    assert some.ways == (Way(0, (443,), proxy=990, otherwise=True, sealed=(443,)),)
 
 
 def test_two_nodes_are_told_apart_by_their_applications_users() -> None:

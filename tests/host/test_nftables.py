@@ -49,6 +49,16 @@ def test_callers_are_told_by_their_user_and_come_before_everybody_else() -> None
     ]
 
 
+def test_what_takes_mutual_tls_alone_is_refused_by_ipv6_where_its_proxy_takes_none() -> None:
+    text = ruleset([Way(0, (80, 443), sealed=(443,), otherwise=True), Way(1, (90,), sealed=(90,), ipv6=True)])
+    assert text.split("chain sealed {\n")[1] == (
+        "    type filter hook input priority 0; policy accept;\n"
+        '    iifname != "lo" meta nfproto ipv6 tcp dport { 443 } reject with tcp reset\n'
+        "  }\n"
+        "}\n"
+    )
+
+
 def test_nothing_turned_inbound_leaves_the_calls() -> None:
     text = ruleset([Way(0, otherwise=True)])
     assert "15001" in text
@@ -150,14 +160,18 @@ def test_a_proxy_reaches_its_application_on_the_hosts_own_address(listeners: Non
 @needs_nft
 def test_two_loads_of_the_same_rules_look_the_same_and_another_table_is_not_touched(network: None) -> None:
     nft("add", "table", "inet", "somebody")
-    text = ruleset([Way(0, (80, 81), otherwise=True), Way(1, (82,), ipv6=True, application="fd00::1", callers=(5,))])
+    text = ruleset(
+        [Way(0, (80, 81), otherwise=True, sealed=(81,)), Way(1, (82,), ipv6=True, application="fd00::1", callers=(5,))]
+    )
     nftables.apply(text)
     seen = nftables.observe()
     nftables.apply(text)
     assert nftables.observe() == seen
+    assert nftables.is_whole(seen, text) and not nftables.is_whole(None, text)
     assert nftables.redirected_to(seen) == {15000, 15002}
     nft("flush", "chain", "inet", "meshagent", "inbound")
     assert nftables.observe() != seen
+    assert not nftables.is_whole(nftables.observe(), text)
     nftables.remove()
     assert nftables.observe() is None
     assert nftables.redirected_to(None) == frozenset()

@@ -66,6 +66,36 @@ def test_an_application_on_all_addresses_and_one_on_loopback_on_the_same_port_as
     mesh.host("h2").run(["systemctl", "start", "shop-catalog"], check=True)
 
 
+POLICY = """
+kind: MeshPolicy
+meshName: shop
+spec: {mutualTls: %s}
+"""
+SIX = {"h1": "fd00:6d65:7368::1", "h2": "fd00:6d65:7368::2"}
+
+
+def test_in_a_strict_mesh_an_application_of_both_families_is_reached_past_its_envoy_by_neither(mesh: HostMesh) -> None:
+    """Peers reach the host by IPv4; it has an address of IPv6, too, on which its Envoy does not listen and the application does."""
+    caller, host = mesh.host("h1"), mesh.host("h2")
+    device = "$(ip -o -4 route show | sed -n 's/.* dev \\([^ ]*\\).*/\\1/p' | head -1)"
+    six, four = f"http://[{SIX['h2']}]:8080/", f"http://{host.address}:8080/"
+    with contextlib.ExitStack() as undo:
+        for name, address in SIX.items():
+            mesh.host(name).run(f"ip -6 address add {address}/64 dev {device} nodad", check=True)
+            undo.callback(mesh.host(name).run, f"ip -6 address del {address}/64 dev {device}")
+        undo.enter_context(instead(host, "catalog", "python3 -m http.server --directory /opt/shop --bind :: 8080"))
+        until("both to be answered", lambda: all("app.py" in ask(caller, url) for url in (six, four)), 30)
+        undo.callback(mesh.meshctl, "delete", "mesh/shop/meshPolicy")
+        mesh.server.write("/root/policy.yaml", POLICY % "STRICT")
+        mesh.meshctl("apply", "/root/policy.yaml")
+        until("IPv6 to be refused", lambda: "Connection refused" in ask(caller, six), 20)
+        until("IPv4 to be Envoy's", lambda: "error" in ask(caller, four), 20)
+        assert "app.py" in ask(host, "http://[::1]:8080/"), "loopback is the application's own"
+        assert "error" not in ask(caller, CATALOG), "through both Envoys"
+    until("IPv6 to pass as before", lambda: "chain sealed" not in table(host), 20)
+    mesh.in_sync()
+
+
 CALLS_ITS_NEIGHBOURS = """
 kind: VirtualNode
 meshName: shop

@@ -77,7 +77,8 @@ class Face:
         try:
             server.add_insecure_port(f"unix:{socket}")
             if owner is not None:
-                os.chown(socket, owner, -1)
+                # The directory is that user's, too: what it may have put in the place of the socket is not followed.
+                os.chown(socket, owner, -1, follow_symlinks=False)
         except (RuntimeError, OSError) as error:
             raise RelayError(f"cannot listen on {socket}: {error}") from error
         await server.start()

@@ -1,7 +1,8 @@
 """All placements of a host: one Proxy each, begun and ended as the desired state says.
 
 A placement that is no longer desired is drained, stopped and removed with its keys; one that comes again while it is being removed
-begins when that is done.
+begins when that is done. One whose slot has become another is drained and stopped, too, and begins anew with what it has: another slot is
+another user that its Envoy runs as, and other addresses of its services.
 """
 
 from __future__ import annotations
@@ -51,11 +52,13 @@ class Proxies:
         if confirmed:
             for stranger in self._left_behind():
                 self._leave(stranger)
+            for moved in self._moved():
+                self._leave(moved, stays=True)
         begun = self._begin()
         for proxy in self.all:
             if confirmed:
                 proxy.trust(desired.trust_bundle.encode())
-            if proxy.id in self._desired and proxy.id not in begun:
+            if proxy.id in self._desired and proxy.id not in begun and proxy.id not in self._leaving:
                 proxy.update(self._desired[proxy.id])
             proxy.reconsider()
 
@@ -103,12 +106,18 @@ class Proxies:
         """Ids that have a proxy, or a directory from earlier, and are not desired."""
         return (_on_disk(self._around.directory) | set(self._running)) - set(self._desired) - set(self._leaving)
 
-    def _leave(self, id: str) -> None:  # noqa: A002
-        self._leaving[id] = self._running[id][0] if id in self._running else None
-        self._group.create_task(self._left(id), name=f"leaving {id}")
+    def _moved(self) -> set[str]:
+        """Ids that run in another slot than they are to."""
+        there = ((proxy.placement, self._desired.get(proxy.id)) for proxy in self.all)
+        return {now.id for now, wanted in there if wanted is not None and wanted.slot != now.slot} - set(self._leaving)
 
-    async def _left(self, id: str) -> None:  # noqa: A002
-        log.info("%s: no longer wanted here: draining its Envoy", id)
+    def _leave(self, id: str, stays: bool = False) -> None:  # noqa: A002
+        self._leaving[id] = self._running[id][0] if id in self._running else None
+        self._group.create_task(self._left(id, stays), name=f"leaving {id}")
+
+    async def _left(self, id: str, stays: bool) -> None:  # noqa: A002
+        """`stays`: with its keys and its configuration."""
+        log.info("%s: %s: draining its Envoy", id, "its slot is another now" if stays else "no longer wanted here")
         _, task = self._running.pop(id, (None, None))
         if task is not None:
             task.cancel()
@@ -117,12 +126,13 @@ class Proxies:
         while True:
             try:
                 await retire_all(directory, self._around.supervisor)
-                await asyncio.to_thread(remove_tree, directory)
+                if not stays or id not in self._desired:
+                    await asyncio.to_thread(remove_tree, directory)
                 break
             except MeshagentError as error:
                 log.error("%s: %s", id, error)
                 await asyncio.sleep(_AGAIN)
-        log.info("%s: removed", id)
+        log.info("%s: %s", id, "ended" if stays else "removed")
         self._leaving.pop(id, None)
         self._begin()
         self._around.changed()

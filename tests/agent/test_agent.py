@@ -258,3 +258,25 @@ def test_two_agents_do_not_share_a_state_directory(tmp_path: Path) -> None:
     settings = Settings(state_directory=tmp_path, runtime_directory=tmp_path / "run", placements=())
     with run._alone(tmp_path), pytest.raises(run.AgentError, match=f"pid {os.getpid()}"):
         run.stop_proxies(settings)
+
+
+async def test_a_placement_in_another_slot_begins_anew_as_who_it_was(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the slot, its Envoy's user is another: the next one is started for that one."""
+    slots: list[int] = []
+    monkeypatch.setattr(run, "_owner", lambda _: slots.append)
+    setting.start()
+    pid = await setting.live(1)
+    serial = setting.upstream.observed.placements[0].certificate_serial
+    (placement,) = setting.upstream.desired.placements
+    moved = host_pb2.Placement()
+    moved.CopyFrom(placement)
+    moved.slot = 8
+    await setting.upstream.say(placements=[moved])
+    await setting.live(1, pid_not=pid)
+    assert slots == [0, 8]
+    assert setting.pids() == [setting.upstream.observed.placements[0].envoy_pid]
+    assert setting.upstream.observed.placements[0].certificate_serial == serial
+    assert not setting.upstream.observed.placements[0].upgrade_failure
+    await until_answers(setting, 5.0)

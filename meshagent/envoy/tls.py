@@ -205,7 +205,8 @@ def _by_policy(policy: ClientPolicyTls, node: Key, name: str, protocol: PortProt
         _trust_mesh(context, _uri(exact=spiffe_id(trust_domain, node)))
         return _upstream(context, name)
     sans = policy.validation.subject_alternative_names
-    wanted = sans.match.exact if sans else ((name,) if name else ())
+    # App Mesh takes an empty list: it counts as none, and the server is still asked for its discovery name.
+    wanted = (sans.match.exact if sans else ()) or ((name,) if name else ())
     _trust(context, policy.validation.trust, [_exact(each) for each in wanted])
     return _upstream(context, name)
 

@@ -19,6 +19,7 @@ POLICY = Key("m", Kind.MESH_POLICY, "m")
 FILE = {"file": {"certificateChain": "chain.pem", "privateKey": "key.pem"}}
 ACM = {"acm": {"certificateArn": "arn:1"}}
 TRUST = {"validation": {"trust": {"file": {"certificateChain": "ca.pem"}}}}
+NAMELESS = {"validation": {**TRUST["validation"], "subjectAlternativeNames": {"match": {"exact": []}}}}
 AUTHORITY = {"validation": {"trust": {"acm": {"certificateAuthorityArns": ["arn:2"]}}}}
 
 
@@ -74,6 +75,7 @@ def kind_of(speaks: Speaks) -> str:
         ("http", listener_tls("STRICT", ACM), None, False, "mesh"),
         ("http", None, TRUST, False, "policy"),
         ("tcp", None, TRUST, False, "policy"),
+        ("http", None, NAMELESS, False, "policy"),
         ("http", listener_tls("DISABLED", FILE), TRUST, False, "policy"),
         ("http", listener_tls("STRICT", ACM), AUTHORITY, False, "mesh"),
         ("http", None, {**TRUST, "enforce": False}, False, "plain"),
@@ -104,6 +106,7 @@ def test_how_a_client_speaks(
         ("http", listener_tls("STRICT", FILE), False, "tls"),
         ("tcp", listener_tls("PERMISSIVE", FILE), True, "both"),
         ("http", {**listener_tls("STRICT", FILE), **TRUST}, False, "tls, certificates"),
+        ("http", {**listener_tls("STRICT", FILE), **NAMELESS}, False, "tls, certificates"),
     ],
 )
 def test_what_a_listener_takes(protocol: str, server: dict[str, Any] | None, strict: bool, expected: str) -> None:

@@ -47,6 +47,11 @@ class Brake:
         """The lease that vouched for this endpoint ended by itself."""
         self._ended[endpoint.placement] = (now, endpoint)
 
+    def kept(self, endpoint: Endpoint, now: float) -> None:
+        """A brake before this one kept it: it goes on."""
+        self._ended[endpoint.placement] = (now, endpoint)
+        self._kept |= {endpoint.placement}
+
     def settled(self, placement: str) -> None:
         """Its lease speaks again, or the placement was removed: nothing is to be held of it."""
         self._ended.pop(placement, None)

@@ -90,6 +90,13 @@ class EndpointBook:
             self._held[placement] = before
             self.brake.ended(before, now)
 
+    def suspect(self, placement: str, endpoint: Endpoint, now: float) -> None:
+        """The brake of a server before kept it against its lease's end. Call after `lease` for what is read at the same time."""
+        if placement in self._node_of and placement not in self.leases and placement not in self._held:
+            self._held[placement] = endpoint
+            self._dirty.add(endpoint.node)
+            self.brake.kept(endpoint, now)
+
     def resolved(self, lookup: Lookup, addresses: tuple[str, ...]) -> None:
         nodes = [node for node, wanted in self.lookups.items() if wanted == lookup]
         if nodes and self._resolved.get(lookup) != addresses:

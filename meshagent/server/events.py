@@ -18,6 +18,7 @@ from meshagent.server.records import (
     HOSTS,
     LINEAGE,
     ROLLED_BACK,
+    SUSPECTS,
     HostRecord,
     LineageRecord,
     RolledBack,
@@ -41,6 +42,7 @@ class Changes:
     indexes: dict[Key, int] = field(default_factory=dict)
     hosts: dict[str, HostRecord | None] = field(default_factory=dict)
     leases: dict[str, Endpoint | None] = field(default_factory=dict)
+    suspects: dict[str, Endpoint] = field(default_factory=dict)
     deleted: dict[Key, bool] = field(default_factory=dict)
     lineage: LineageRecord | None = None
     rolled_back: list[RolledBack | None] = field(default_factory=list)
@@ -84,6 +86,12 @@ def _endpoint(changes: Changes, key: str, entry: Entry | None) -> None:
     changes.leases[placement_of(key)] = decode_endpoint(entry) if entry else None
 
 
+def _suspect(changes: Changes, key: str, entry: Entry | None) -> None:
+    # Whether it is kept any longer, the brake says.
+    if entry is not None:
+        changes.suspects[placement_of(key)] = decode_endpoint(entry)
+
+
 def _deleted(changes: Changes, key: str, entry: Entry | None) -> None:
     changes.deleted[Key.parse(key.removeprefix(configrecords.DELETED))] = entry is not None
 
@@ -110,6 +118,7 @@ _TAKERS: dict[str, Callable[[Changes, str, Entry | None], None]] = {
     configrecords.SERVICES: _service,
     HOSTS: _host,
     ENDPOINTS: _endpoint,
+    SUSPECTS: _suspect,
     configrecords.DELETED: _deleted,
     LINEAGE: _lineage,
     ROLLED_BACK: _rolled_back,

@@ -48,6 +48,7 @@ class Loop:
         self._known: dict[str, int] = {}
         self._listed = 0
         self._revision = 0
+        self._passes = 0
         self._applied = asyncio.Condition()
 
     async def load(self) -> None:
@@ -92,6 +93,12 @@ class Loop:
                 await self._applied.wait_for(lambda: self._revision >= revision)
         except TimeoutError:
             raise Behind(f"revision {revision} was written but is not seen after {timeout:g} s") from None
+
+    async def passed(self, since: int) -> int:
+        """Waits for a pass after that one, whatever it changed; its number, from 1."""
+        async with self._applied:
+            await self._applied.wait_for(lambda: self._passes > since)
+            return self._passes
 
     # --- the store's side ---
 
@@ -153,6 +160,7 @@ class Loop:
         self._apply(changes)
         async with self._applied:
             self._revision = max(self._revision, changes.revision)
+            self._passes += 1
             self._applied.notify_all()
 
     def _apply(self, changes: Changes) -> None:

@@ -174,6 +174,8 @@ class Reconciler:
             self.book.specified(self.mesh, node)
         for placement, endpoint in changes.leases.items():
             self.book.lease(placement, endpoint, now)
+        for placement, endpoint in changes.suspects.items():
+            self.book.suspect(placement, endpoint, now)
         for lookup, addresses in changes.resolved.items():
             self.book.resolved(lookup, addresses)
         endpoints = self.book.take_changed(now)

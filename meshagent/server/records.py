@@ -21,7 +21,13 @@ from meshagent.mesh.placement import Endpoint, Health, Mode, Placement
 from meshagent.specs.keys import Key
 from meshagent.store.base import Entry
 
-HOSTS, ENDPOINTS, LINEAGE, ROLLED_BACK = "hosts/", "endpoints/", "meta/lineage", "meta/rolled-back"
+HOSTS, ENDPOINTS, SUSPECTS, LINEAGE, ROLLED_BACK = (
+    "hosts/",
+    "endpoints/",
+    "suspects/",
+    "meta/lineage",
+    "meta/rolled-back",
+)
 
 
 class RecordError(MeshagentError):
@@ -184,8 +190,13 @@ def endpoint_key(host: str, placement: str) -> str:
     return f"{ENDPOINTS}{quote(host, safe='')}/{placement}"
 
 
+def suspect_key(host: str, placement: str) -> str:
+    """Of an endpoint that is kept although its lease has ended, and taken its own record along."""
+    return f"{SUSPECTS}{quote(host, safe='')}/{placement}"
+
+
 def placement_of(key: str) -> str:
-    """The placement's id at the end of an endpoint's key."""
+    """The placement's id at the end of an endpoint's key, or a suspect's."""
     return key.rpartition("/")[2]
 
 
@@ -195,7 +206,7 @@ def encode_endpoint(endpoint: Endpoint) -> bytes:
 
 def decode_endpoint(entry: Entry) -> Endpoint:
     found = _object(entry)
-    host, _, placement = entry.key.removeprefix(ENDPOINTS).rpartition("/")
+    host, _, placement = entry.key.removeprefix(ENDPOINTS).removeprefix(SUSPECTS).rpartition("/")
     try:
         node, health = Key.parse(found["node"]), Health(found["health"])
         return Endpoint(node, str(found["address"]), unquote(host), placement, health, leased=True)

@@ -48,6 +48,7 @@ from meshagent.server.operations import ControlPlane
 from meshagent.server.preview import preview
 from meshagent.server.reconcile import Applied, Reconciler
 from meshagent.server.status import Status
+from meshagent.server.suspects import Suspects
 from meshagent.store.base import Store, StoreError
 from meshagent.store.sqlite import SqliteStore
 from meshagent.telemetry.sdnotify import alive, notify
@@ -142,6 +143,7 @@ async def serve(settings: Settings) -> None:
                 async with alive(), asyncio.TaskGroup() as group:
                     tasks = [
                         group.create_task(loop.run(), name="reconcile"),
+                        group.create_task(Suspects(store, loop).run(), name="suspects"),
                         group.create_task(fleet.run(), name="versions of Envoy"),
                         group.create_task(resolving.run(), name="dns"),
                         group.create_task(answers.run(), name="dns: answers"),

@@ -21,13 +21,8 @@ from meshagent.mesh.placement import Endpoint, Health, Mode, Placement
 from meshagent.specs.keys import Key
 from meshagent.store.base import Entry
 
-HOSTS, ENDPOINTS, SUSPECTS, LINEAGE, ROLLED_BACK = (
-    "hosts/",
-    "endpoints/",
-    "suspects/",
-    "meta/lineage",
-    "meta/rolled-back",
-)
+HOSTS, ENDPOINTS, SUSPECTS = "hosts/", "endpoints/", "suspects/"
+LINEAGE, ROLLED_BACK = "meta/lineage", "meta/rolled-back"
 
 
 class RecordError(MeshagentError):

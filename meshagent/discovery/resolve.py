@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -52,7 +53,12 @@ class Unanswered(Exception):
 
 
 async def ask(resolver: dns.asyncresolver.Resolver, question: Lookup) -> Answer:
-    """The addresses of the first family that has any. Unanswered when none has, or DNS did not answer."""
+    """The addresses of the first family that has any; an IP address in the place of a name is its own answer, for ever. Unanswered when no
+    family has any, or DNS did not answer."""
+    if literal := _literal(question.hostname):
+        if str(literal.version) in question.families:
+            return Answer((str(literal),), math.inf)
+        raise Unanswered(f"it is an IPv{literal.version} address, and another family is wanted")
     words = ""
     for family in question.families:
         try:
@@ -67,6 +73,13 @@ async def ask(resolver: dns.asyncresolver.Resolver, question: Lookup) -> Answer:
         if addresses:
             return Answer(tuple(addresses), float(found.rrset.ttl if found.rrset is not None else 0))
     raise Unanswered(words or "no address")
+
+
+def _literal(hostname: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(hostname)
+    except ValueError:
+        return None
 
 
 def resolver_for(nameservers: Sequence[str] = ()) -> dns.asyncresolver.Resolver:

@@ -97,6 +97,18 @@ async def test_the_second_family_counts_only_where_the_first_has_nothing(server:
         await ask(resolver, Lookup("six.shop", "4"))
 
 
+async def test_an_address_is_its_own_answer_where_its_family_is_wanted(server: LittleDns) -> None:
+    resolver = resolver_for([server.address])
+    assert (await ask(resolver, Lookup("10.0.0.9", "64"))).addresses == ("10.0.0.9",)
+    assert (await ask(resolver, Lookup("fd00:0::9", "6"))).addresses == ("fd00::9",)
+    with pytest.raises(Unanswered, match="IPv6 address"):
+        await ask(resolver, Lookup("fd00::9", "4"))
+    assert not server.asked
+    async with running(server) as (resolving, answers):
+        resolving.want([Lookup("10.0.0.9")])
+        assert await asyncio.wait_for(answers.get(), 5) == ("10.0.0.9", ("10.0.0.9",))
+
+
 async def test_etc_hosts_is_never_asked(server: LittleDns) -> None:
     with pytest.raises(Unanswered):
         await ask(resolver_for([server.address]), Lookup("localhost"))

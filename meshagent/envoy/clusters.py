@@ -90,7 +90,7 @@ def egress_cluster(reading: Reading, target: Target, policy: Digested | None, tr
     dns = _resolved_by_envoy(reading, target.node, body, notices)
     if dns is not None:
         message.type = _DNS_TYPES[dns.response_type]
-        message.dns_lookup_family = _LOOKUP[_ip_preference(reading, target.node.mesh, dns.ip_preference)]
+        message.dns_lookup_family = _LOOKUP[_ip_preference(reading, target.node, body).value]
         message.load_assignment.CopyFrom(_assignment(target.cluster, lb_endpoint(dns.hostname, target.port)))
     else:
         message.type = cluster.Cluster.EDS
@@ -122,6 +122,22 @@ def ingress_cluster(reading: Reading, node: Key, position: int, application: str
     message.type = cluster.Cluster.STATIC
     message.load_assignment.CopyFrom(_assignment(name, lb_endpoint(application, mapping.port)))
     return Resource.of(CLUSTER, name, bytes_of(message))
+
+
+def application_notices(reading: Reading, node: Key, application: str) -> tuple[Notice, ...]:
+    """App Mesh looked for the application of a node that prefers IPv6 on ::1. Here where it listens is its host's to say."""
+    spec = reading.spec(node)
+    assert spec is not None, "the node that is compiled is there"
+    if ":" in application or not spec.body.listeners:
+        return ()
+    preference = _ip_preference(reading, node, spec.body)
+    if preference.value not in (IpPreference.IPV6_PREFERRED, IpPreference.IPV6_ONLY):
+        return ()
+    message = (
+        f"{preference.value} says which addresses of a name count, and no more: the application of {node.path} is called on "
+        f"{application}; where it listens on ::1, the placement's application must say so"
+    )
+    return (Notice(preference.resource, preference.path, message),)
 
 
 def self_redirect_cluster(
@@ -230,13 +246,26 @@ def _resolved_by_envoy(
     return found.dns
 
 
-def _ip_preference(view: View, mesh: str, own: IpPreference | None) -> IpPreference | None:
-    if own is not None:
-        return own
-    spec = view.spec(mesh_key(mesh))
+@dataclass(frozen=True)
+class _Preference:
+    """What holds for a node, and where that is said."""
+
+    value: IpPreference | None
+    resource: Key
+    path: str
+
+
+def _ip_preference(view: View, node: Key, body: VirtualNodeSpec) -> _Preference:
+    """The node's own, else its mesh's."""
+    found = body.service_discovery
+    if found is not None and found.member.ip_preference is not None:
+        member = "dns" if found.dns is not None else "awsCloudMap"
+        return _Preference(found.member.ip_preference, node, f"spec.serviceDiscovery.{member}.ipPreference")
+    mesh = mesh_key(node.mesh)
+    spec = view.spec(mesh)
     discovery = spec.body.service_discovery if spec is not None else None
-    preference: IpPreference | None = discovery.ip_preference if discovery is not None else None
-    return preference
+    value = discovery.ip_preference if discovery is not None else None
+    return _Preference(value, mesh, "spec.serviceDiscovery.ipPreference")
 
 
 def _outliers(spec: OutlierDetection, node: Key, path: str, notices: list[Notice]) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 
 from meshagent.envoy import names
 from meshagent.envoy.backends import reached, way
-from meshagent.envoy.clusters import ingress_cluster
+from meshagent.envoy.clusters import application_notices, ingress_cluster
 from meshagent.envoy.endpoints import socket_address
 from meshagent.envoy.filters import http_filter, tcp_filter
 from meshagent.envoy.memo import Digested, Reading
@@ -236,7 +236,7 @@ def _inbound(
     assert spec is not None, "the node that is compiled is there"
     body: VirtualNodeSpec = spec.body
     found: dict[int, _Inbound] = {}
-    notices: list[Notice] = []
+    notices = [*application_notices(reading, node, application)]
     for position, each in enumerate(body.listeners):
         port, protocol = each.port_mapping.port, each.port_mapping.protocol
         path = f"spec.listeners[{position}]"

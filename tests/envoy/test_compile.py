@@ -7,7 +7,7 @@ from typing import Any
 from meshagent.envoy.compile import SPECIFIED, Compiled, Compiler
 from meshagent.mesh.graph import Mesh
 from meshagent.mesh.placement import Endpoint, Health, Mode, Placement
-from meshagent.specs.keys import Key, Kind, gateway_key, node_key, route_key, router_key, service_key
+from meshagent.specs.keys import Key, Kind, gateway_key, mesh_key, node_key, route_key, router_key, service_key
 from meshagent.specs.spec import MODELS, Spec
 from meshagent.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ORDER, ROUTE, Resource
 from tests.envoy.closed import missing_names
@@ -222,3 +222,23 @@ def test_nothing_listens_where_the_application_does() -> None:
         assert [name for name in compiled.snapshot.of(LISTENER) if "ingress" in name] == listened
         assert ["not compiled" in each.message for each in compiled.notices] == [True] * (mode is Mode.BIND)
         assert missing_names(compiled.snapshot) == set()
+
+
+def test_a_preference_for_ipv6_that_the_application_is_not_called_by_is_said() -> None:
+    web, mesh = node_key(M, "web"), mesh_key(M)
+    whole = spec(mesh, {"serviceDiscovery": {"ipPreference": "IPv6_ONLY"}})
+
+    def noticed(application: str, own: str | None, *others: Spec) -> list[tuple[Key, str]]:
+        body = {
+            "listeners": [{"portMapping": {"port": 80, "protocol": "http"}}],
+            "serviceDiscovery": {"dns": {"hostname": "web.internal", **({"ipPreference": own} if own else {})}},
+        }
+        placement = Placement("p", "h", web, Mode.BIND, 0, "10.0.0.1", application=application)
+        compiled = Compiler().compile(Mesh.build([spec(web, body), *others]), placement, "td")
+        return [(each.resource, each.path) for each in compiled.notices if application in each.message]
+
+    assert noticed("127.0.0.1", "IPv6_PREFERRED") == [(web, "spec.serviceDiscovery.dns.ipPreference")]
+    assert noticed("127.0.0.1", None, whole) == [(mesh, "spec.serviceDiscovery.ipPreference")]
+    assert noticed("127.0.0.1", "IPv4_ONLY", whole) == []
+    assert noticed("127.0.0.1", None) == []
+    assert noticed("::1", "IPv6_ONLY") == []

@@ -204,12 +204,13 @@ class HostService:
         written = await edit_host(self._store, host, edit)
         if written is None:
             raise NotAllowed(unknown_host(host))
-        record, revision = written
+        _, revision = written
         if rolled_back is not None:
             revision = max(revision, await self._store.revision())
         await self._loop.reached(revision)
-        if host not in reconciler.hosts:
-            # Removed again while this waited: nobody would end its session.
+        # As the Mesh has it now: what was written while this waited, a drain or a removal, no session was told of.
+        record = reconciler.hosts.get(host)
+        if record is None:
             raise NotAllowed(unknown_host(host))
         return Session(record, refusals)
 

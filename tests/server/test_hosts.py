@@ -1,0 +1,128 @@
+"""HostService without a wire: who is let in, and what a session begins with."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn
+
+import grpc
+import pytest
+
+from meshagent.envoy.compile import Compiler
+from meshagent.identity import spiffe, x509
+from meshagent.identity.authority import Authority
+from meshagent.protocol import host_pb2
+from meshagent.server.hosts import HostService, Terms
+from meshagent.server.lineage import open_lineage
+from meshagent.server.loop import REACH_SECONDS, Loop
+from meshagent.server.operations import drains
+from meshagent.server.reconcile import Reconciler
+from meshagent.server.records import HostRecord
+from meshagent.server.registry import Edit, delete_host, edit_host
+from meshagent.server.status import Status
+from meshagent.store.memory import MemoryStore
+from meshagent.xds.cache import SnapshotCache
+from tests.server.meshes import WEB
+
+HELLO = host_pb2.Observed(
+    hello=host_pb2.Hello(protocol=1, address="10.0.0.1", placements=[host_pb2.WantedPlacement(resource=WEB)])
+)
+
+
+class Refused(Exception):
+    """The server's words, after the status."""
+
+
+class Call:
+    """One call of host a, as grpc.aio gives it to the service: it says `said`, then nothing, and hears what is written."""
+
+    def __init__(self, certificate: bytes, *said: host_pb2.Observed) -> None:
+        self._said, self._certificate = list(said), certificate
+        self.heard: asyncio.Queue[host_pb2.Desired] = asyncio.Queue()
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return {
+            "x509_pem_cert": [self._certificate],
+            "x509_subject_alternative_name": [str(x509.read_leaf(self._certificate).spiffe_id).encode()],
+        }
+
+    async def read(self) -> host_pb2.Observed:
+        return self._said.pop(0) if self._said else await asyncio.Future()
+
+    async def write(self, message: host_pb2.Desired) -> None:
+        self.heard.put_nowait(message)
+
+    async def abort(self, code: grpc.StatusCode, words: str) -> NoReturn:
+        raise Refused(f"{code.name}: {words}")
+
+
+class Meddled(Loop):
+    """Somebody else writes while a hello waits for its own write to be seen."""
+
+    meddle: Callable[[], Awaitable[object]] | None = None
+
+    async def reached(self, revision: int, timeout: float = REACH_SECONDS) -> None:
+        if self.meddle is not None:
+            await self.meddle()
+            revision = await self._store.revision()
+        await super().reached(revision, timeout)
+
+
+class Hosts:
+    """The service, and a host a that it knows."""
+
+    def __init__(self, store: MemoryStore, authority: Authority, loop: Meddled) -> None:
+        self.store, self.authority, self.loop = store, authority, loop
+        self.service = HostService(store, loop, Status(), authority, Terms(("s:1",)))
+
+    async def edit(self, edit: Edit) -> None:
+        """Seen when it returns."""
+        written = await edit_host(self.store, "a", edit, create=True)
+        assert written is not None
+        await Loop.reached(self.loop, written[1])
+
+    async def certificate(self) -> bytes:
+        return await self.authority.issue_workload(x509.new_request(x509.new_key()), spiffe.host_id("td", "a"), 3600.0)
+
+    @asynccontextmanager
+    async def watching(self, call: Any) -> AsyncIterator[asyncio.Task[None]]:
+        task = asyncio.create_task(self.service.watch(None, call))
+        try:
+            yield task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+async def hosts() -> AsyncIterator[Hosts]:
+    store = MemoryStore()
+    await open_lineage(store)
+    loop = Meddled(store, Reconciler(Compiler(), "td"), SnapshotCache(), time.monotonic)
+    await loop.load()
+    found = Hosts(store, await Authority.open(store, "td"), loop)
+    running = asyncio.create_task(loop.run())
+    await found.edit(lambda _: HostRecord("a", ("mesh/shop/*",)))
+    try:
+        yield found
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await store.close()
+
+
+async def test_a_session_begins_with_what_was_written_while_its_hello_was_waited_for(hosts: Hosts) -> None:
+    hosts.loop.meddle = lambda: edit_host(hosts.store, "a", lambda record: drains(record, None, True))
+    call = Call(await hosts.certificate(), HELLO)
+    async with hosts.watching(call):
+        assert (await asyncio.wait_for(call.heard.get(), 5)).placements[0].drain
+
+
+async def test_no_session_begins_of_a_host_that_is_removed_meanwhile(hosts: Hosts) -> None:
+    hosts.loop.meddle = lambda: delete_host(hosts.store, "a")
+    async with hosts.watching(Call(await hosts.certificate(), HELLO)) as watch:
+        with pytest.raises(Refused, match=r"PERMISSION_DENIED: .*not known here"):
+            await asyncio.wait_for(watch, 5)

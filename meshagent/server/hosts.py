@@ -1,7 +1,8 @@
 """HostService: the conversation with every host's agent over mutual TLS, as meshagent/protocol/host.proto has it.
 
-The host is who its certificate says. A stream that says hello gets its desired state, and again whenever that changes;
-whatever it reports keeps its lease. Nothing is taken from a host that this server does not know: it is told so.
+The host is who its certificate says, until its name is joined anew. A stream that says hello gets its desired state, and
+again whenever that changes; whatever it reports keeps its lease. Nothing is taken from a host that this server does not
+know: it is told so.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,9 +20,10 @@ import grpc.aio
 
 from meshagent import __version__
 from meshagent.errors import MeshagentError
-from meshagent.identity import spiffe
+from meshagent.identity import spiffe, x509
 from meshagent.identity.authority import Authority
 from meshagent.identity.errors import IdentityError
+from meshagent.identity.leaf import Leaf
 from meshagent.mesh.graph import Touch, View
 from meshagent.protocol import host_pb2
 from meshagent.protocol.facts import attributes
@@ -115,21 +118,22 @@ class HostService:
 
     async def authorize(self, context: Context, node: Any) -> str:
         """For AdsService: Node.id picks among the placements of the certificate's host, nothing more."""
-        host = peer_host(context, self._authority.trust_domain)
+        host = self._known(context).host
         placement = self._loop.reconciler.placements.get(node.id)
         if placement is None or placement.host != host:
-            if host not in self._loop.reconciler.hosts:
-                raise NotAllowed(unknown_host(host))
             raise NotServed(f"{host} runs no placement {node.id!r}: it must be one of those in its desired state")
         return placement.id
+
+    def _known(self, context: Context) -> HostRecord:
+        """The peer's, as the Mesh has it."""
+        leaf = peer_certificate(context, self._authority.trust_domain)
+        return admitted(leaf, self._loop.reconciler.hosts.get(leaf.spiffe_id.host))
 
     # --- Check ---
 
     async def check(self, request: host_pb2.CheckRequest, context: Context) -> host_pb2.CheckResponse:
         try:
-            host = peer_host(context, self._authority.trust_domain)
-            if host not in self._loop.reconciler.hosts:
-                raise NotAllowed(unknown_host(host))
+            self._known(context)
         except NotAllowed as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
         return host_pb2.CheckResponse(now=time.time(), version=__version__)
@@ -138,9 +142,9 @@ class HostService:
 
     async def sign(self, request: host_pb2.SignRequest, context: Context) -> host_pb2.SignResponse:
         try:
-            host = peer_host(context, self._authority.trust_domain)
+            leaf = peer_certificate(context, self._authority.trust_domain)
             chain = await self._authority.issue_workload(
-                request.csr, await self._identity(host, request.placement), self.terms.certificate_life
+                request.csr, await self._identity(leaf, request.placement), self.terms.certificate_life
             )
         except NotAllowed as error:
             _log.warning("a certificate was refused: %s", error)
@@ -151,10 +155,9 @@ class HostService:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         return host_pb2.SignResponse(chain=chain, trust_bundle=self._authority.bundle.encode())
 
-    async def _identity(self, host: str, placement: str) -> str:
-        record = await read_host(self._store, host)
-        if record is None:
-            raise NotAllowed(unknown_host(host))
+    async def _identity(self, leaf: Leaf, placement: str) -> str:
+        host = leaf.spiffe_id.host
+        record = admitted(leaf, await read_host(self._store, host))
         if not placement:
             return spiffe.host_id(self._authority.trust_domain, host)
         found = next((one for one in record.placements if one.id == placement), None)
@@ -166,16 +169,17 @@ class HostService:
 
     async def watch(self, _: Any, context: Context) -> None:
         try:
-            host = peer_host(context, self._authority.trust_domain)
+            leaf = peer_certificate(context, self._authority.trust_domain)
         except NotAllowed as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+        host = leaf.spiffe_id.host
         first = await self._read(context, HELLO_SECONDS)
         if first is None:
             return
         if not first.HasField("hello"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must carry hello")
         try:
-            session = await self._greet(host, first.hello)
+            session = await self._greet(leaf, first.hello)
         except HelloRefused as error:
             _log.warning("%s was turned away: %s", host, error)
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
@@ -187,10 +191,10 @@ class HostService:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         await self._hold(host, session, first, context)
 
-    async def _greet(self, host: str, hello: host_pb2.Hello) -> Session:
+    async def _greet(self, leaf: Leaf, hello: host_pb2.Hello) -> Session:
         """The host's record with what it wants now, written and seen in the Mesh, so that all it is told of exists."""
-        if await read_host(self._store, host) is None:
-            raise NotAllowed(unknown_host(host))
+        host = leaf.spiffe_id.host
+        admitted(leaf, await read_host(self._store, host))
         # Before anything is written on its behalf: our own small writes must not hide that the store is behind.
         reconciler = self._loop.reconciler
         rolled_back = await notice_rollback(self._store, host, stamp_of(hello.held), reconciler.lineage.id)
@@ -209,10 +213,7 @@ class HostService:
             revision = max(revision, await self._store.revision())
         await self._loop.reached(revision)
         # As the Mesh has it now: what was written while this waited, a drain or a removal, no session was told of.
-        record = reconciler.hosts.get(host)
-        if record is None:
-            raise NotAllowed(unknown_host(host))
-        return Session(record, refusals)
+        return Session(admitted(leaf, reconciler.hosts.get(host)), refusals)
 
     async def _hold(self, host: str, session: Session, first: host_pb2.Observed, context: Context) -> None:
         earlier = self._sessions.get(host)
@@ -365,17 +366,27 @@ class HostService:
         return None if message is grpc.aio.EOF else message
 
 
-def peer_host(context: Context, trust_domain: str) -> str:
-    """The host's name in the certificate of the peer; NotAllowed when it is no host's of this trust domain."""
-    names = context.auth_context().get("x509_subject_alternative_name", ())
-    for name in names:
-        try:
-            found = spiffe.parse(name.decode())
-        except (IdentityError, UnicodeDecodeError):
-            continue  # DNS names stand there too
-        if found.trust_domain == trust_domain and found.kind is spiffe.IdKind.HOST:
-            return found.host
+def peer_certificate(context: Context, trust_domain: str) -> Leaf:
+    """The certificate that the peer has shown, which TLS has verified; NotAllowed when it is no host's of this trust domain."""
+    for pem in context.auth_context().get("x509_pem_cert", ()):
+        with suppress(IdentityError):
+            leaf = x509.read_leaf(pem)
+            if leaf.spiffe_id.trust_domain == trust_domain and leaf.spiffe_id.host:
+                return leaf
     raise NotAllowed(f"the certificate is no host's of trust domain {trust_domain}: connect with a host's identity")
+
+
+def admitted(leaf: Leaf, record: HostRecord | None) -> HostRecord:
+    """The record of the host that shows this certificate; NotAllowed when there is none, or when the name was joined anew since: who had it
+    before must not have it back. Both times are the authority's, in whole seconds, and a join is noted before its certificate is issued."""
+    host = leaf.spiffe_id.host
+    if record is None:
+        raise NotAllowed(unknown_host(host))
+    if leaf.issued < record.joined:
+        raise NotAllowed(
+            f"host {host!r} has joined anew since this certificate was issued: whoever shows it may join again with a new token"
+        )
+    return record
 
 
 def unknown_host(host: str) -> str:

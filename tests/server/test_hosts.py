@@ -5,31 +5,35 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NoReturn
 
 import grpc
 import pytest
 
 from meshagent.envoy.compile import Compiler
-from meshagent.identity import spiffe, x509
+from meshagent.identity import x509
 from meshagent.identity.authority import Authority
+from meshagent.identity.tokens import TokenRecord
 from meshagent.protocol import host_pb2
-from meshagent.server.hosts import HostService, Terms
+from meshagent.protos import core
+from meshagent.server.hosts import HostService, NotAllowed, Terms
 from meshagent.server.lineage import open_lineage
 from meshagent.server.loop import REACH_SECONDS, Loop
-from meshagent.server.operations import drains
+from meshagent.server.operations import drains, joined
 from meshagent.server.reconcile import Reconciler
 from meshagent.server.records import HostRecord
 from meshagent.server.registry import Edit, delete_host, edit_host
 from meshagent.server.status import Status
 from meshagent.store.memory import MemoryStore
 from meshagent.xds.cache import SnapshotCache
+from meshagent.xds.server import NotServed
 from tests.server.meshes import WEB
 
 HELLO = host_pb2.Observed(
     hello=host_pb2.Hello(protocol=1, address="10.0.0.1", placements=[host_pb2.WantedPlacement(resource=WEB)])
 )
+REQUEST = x509.new_request(x509.new_key())
 
 
 class Refused(Exception):
@@ -44,10 +48,7 @@ class Call:
         self.heard: asyncio.Queue[host_pb2.Desired] = asyncio.Queue()
 
     def auth_context(self) -> dict[str, list[bytes]]:
-        return {
-            "x509_pem_cert": [self._certificate],
-            "x509_subject_alternative_name": [str(x509.read_leaf(self._certificate).spiffe_id).encode()],
-        }
+        return {"x509_pem_cert": [self._certificate]}
 
     async def read(self) -> host_pb2.Observed:
         return self._said.pop(0) if self._said else await asyncio.Future()
@@ -71,11 +72,19 @@ class Meddled(Loop):
         await super().reached(revision, timeout)
 
 
-class Hosts:
-    """The service, and a host a that it knows."""
+class Clock:
+    def __init__(self) -> None:
+        self.now = time.time()
 
-    def __init__(self, store: MemoryStore, authority: Authority, loop: Meddled) -> None:
-        self.store, self.authority, self.loop = store, authority, loop
+    def __call__(self) -> float:
+        return self.now
+
+
+class Hosts:
+    """The service, and a host a that it knows. `clock` is the authority's."""
+
+    def __init__(self, store: MemoryStore, authority: Authority, clock: Clock, loop: Meddled) -> None:
+        self.store, self.authority, self.clock, self.loop = store, authority, clock, loop
         self.service = HostService(store, loop, Status(), authority, Terms(("s:1",)))
 
     async def edit(self, edit: Edit) -> None:
@@ -84,8 +93,14 @@ class Hosts:
         assert written is not None
         await Loop.reached(self.loop, written[1])
 
-    async def certificate(self) -> bytes:
-        return await self.authority.issue_workload(x509.new_request(x509.new_key()), spiffe.host_id("td", "a"), 3600.0)
+    async def join(self, token: str) -> bytes:
+        """The certificate that it gets."""
+        record = TokenRecord(token, "", ("mesh/shop/*",), None, 1e12)
+        await self.edit(lambda before: joined(before, record, self.clock.now))
+        return await self.certificate()
+
+    async def certificate(self, uri: str = "spiffe://td/host/a") -> bytes:
+        return await self.authority.issue_workload(REQUEST, uri, 3600.0)
 
     @asynccontextmanager
     async def watching(self, call: Any) -> AsyncIterator[asyncio.Task[None]]:
@@ -103,7 +118,8 @@ async def hosts() -> AsyncIterator[Hosts]:
     await open_lineage(store)
     loop = Meddled(store, Reconciler(Compiler(), "td"), SnapshotCache(), time.monotonic)
     await loop.load()
-    found = Hosts(store, await Authority.open(store, "td"), loop)
+    clock = Clock()
+    found = Hosts(store, await Authority.open(store, "td", clock), clock, loop)
     running = asyncio.create_task(loop.run())
     await found.edit(lambda _: HostRecord("a", ("mesh/shop/*",)))
     try:
@@ -126,3 +142,58 @@ async def test_no_session_begins_of_a_host_that_is_removed_meanwhile(hosts: Host
     async with hosts.watching(Call(await hosts.certificate(), HELLO)) as watch:
         with pytest.raises(Refused, match=r"PERMISSION_DENIED: .*not known here"):
             await asyncio.wait_for(watch, 5)
+
+
+async def refusals(hosts: Hosts, certificate: bytes) -> list[str]:
+    """Of everything that a host may ask for, the words with which it is refused."""
+    words = []
+
+    async def watch() -> None:
+        call = Call(certificate, HELLO)
+        async with hosts.watching(call) as watch:
+            await asyncio.wait((watch, heard := asyncio.create_task(call.heard.get())), return_when="FIRST_COMPLETED")
+            heard.cancel()
+            if watch.done():
+                watch.result()
+
+    async def follow() -> None:
+        with suppress(NotServed):  # let in, and of no use without a placement
+            await hosts.service.authorize(Call(certificate), core.Node(id="p1"))
+
+    for asked in (
+        watch(),
+        follow(),
+        hosts.service.check(host_pb2.CheckRequest(), Call(certificate)),
+        hosts.service.sign(host_pb2.SignRequest(csr=REQUEST), Call(certificate)),
+    ):
+        try:
+            await asked
+        except (Refused, NotAllowed) as error:
+            words.append(str(error))
+    return words
+
+
+async def test_what_was_issued_before_a_name_was_joined_anew_opens_nothing(hosts: Hosts) -> None:
+    first = await hosts.join("t1")
+    assert await refusals(hosts, first) == []
+    await delete_host(hosts.store, "a")
+    await Loop.reached(hosts.loop, await hosts.store.revision())
+    assert ["not known here" in words for words in await refusals(hosts, first)] == [True] * 4
+    hosts.clock.now += 1.0
+    second = await hosts.join("t2")
+    assert ["joined anew" in words for words in await refusals(hosts, first)] == [True] * 4
+    assert await refusals(hosts, second) == []
+    hosts.clock.now += 1.0
+    assert await refusals(hosts, await hosts.certificate()) == []
+
+
+async def test_a_host_may_join_anew_without_being_removed(hosts: Hosts) -> None:
+    await hosts.join("t1")
+    hosts.clock.now += 0.01
+    assert await refusals(hosts, await hosts.join("t2")) == []
+
+
+@pytest.mark.parametrize("uri", ["spiffe://td/mesh/shop/virtualNode/web", "spiffe://td/host/b"])
+async def test_who_is_no_host_of_ours_is_refused(hosts: Hosts, uri: str) -> None:
+    assert len(await refusals(hosts, await hosts.certificate(uri))) == 4
+    assert len(await refusals(hosts, b"junk")) == 4

@@ -364,6 +364,21 @@ async def test_a_removed_host_loses_its_streams_its_certificates_and_its_token(s
             await talk.hear()
     with pytest.raises(PermissionError, match="join token refused"):
         server.join("a", agent.key, agent.token)
+    # Its name is used again: what was issued to it is told from what is issued now, to the second.
+    await asyncio.sleep(1.0)
+    fresh = server.agent("a", WEB)
+    async with fresh.watch() as talk:
+        assert (await talk.hear()).placements[0].id == placement
+        with pytest.raises(grpc.aio.AioRpcError, match="joined anew"):
+            await agent.sign("")
+        async with agent.watch() as old:
+            with pytest.raises(ConnectionError, match=r"PERMISSION_DENIED.*joined anew"):
+                await old.hear()
+        async with agent.ads(placement) as taken:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(taken.get(), 1.0)
+        async with fresh.ads(placement) as taken:
+            await asyncio.wait_for(taken.get(), 15)
 
 
 async def test_a_token_under_another_hosts_name_opens_nothing_of_that_host(server: Server) -> None:

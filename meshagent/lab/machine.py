@@ -32,7 +32,11 @@ PROGRAMS = {
     "mount": "mount",
 }
 # What tests and benchmarks on a lab's hosts start, and a lab by itself does not.
-TOOLS = {"wrk": "wrk"}
+TOOLS = {
+    "wrk": "wrk",
+    # redis-server under another name; the package redis-server would start one on this machine.
+    "redis-check-rdb": "redis-tools",
+}
 _INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
 _INOTIFY_INSTANCES = 2048
 _NAMESPACES = Path("/run/netns")

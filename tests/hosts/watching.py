@@ -14,7 +14,7 @@ from meshagent.demo.oracle import RemoteOracle
 from meshagent.lab import Host
 
 CALLER = "h1"
-SERVING = "cd /var/lib/meshagent/proxies && grep -o '\"generation\": [0-9]*' */generation.json"
+SERVING = "cd /var/lib/meshagent/proxies && grep -Ho '\"generation\": [0-9]*' */generation.json"
 PIECES = r"""
 for pid in $(pgrep -x envoy); do
   echo "process in $(readlink /proc/$pid/cwd) of $(tr '\0' '\n' < /proc/$pid/cmdline | grep '^bootstrap-')"

@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
+from http import HTTPStatus
 from pathlib import Path
 
 from meshagent.agent import admin
 from meshagent.agent.flight import PAGE, Flight, flight_of
 from meshagent.agent.launch import DRAIN_MARGIN
+from meshagent.agent.local import LocalError
 from meshagent.host.supervisor import Running, read_state
 
 log = logging.getLogger(__name__)
@@ -132,10 +134,13 @@ class Draining:
         self.wanted(self._wanted, self._heard)
 
     async def stop(self, running: Running) -> str:
-        """Drains for the end of this Envoy; returns what it came to, when it may end."""
+        """Drains for the end of this Envoy; returns what it came to, when it may end. Raises LocalError when the agent ends before that."""
+        self.served()
         if self.now is None or not self.now.stopping:
             self._begin(running)
         await self._over.wait()
+        if self.now is not None and self.now.phase is not Phase.DONE:
+            raise LocalError(HTTPStatus.SERVICE_UNAVAILABLE, "the agent does not drain it any more")
         return self.now.words if self.now else "it serves again"
 
     def _begin(self, running: Running | None) -> None:

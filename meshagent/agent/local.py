@@ -17,6 +17,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from meshagent.host.files import make_directory
 log = logging.getLogger(__name__)
 
 SOCKET = "agent.sock"
-CONNECTIONS = 16
+# A stop holds one of the socket for as long as it drains, and a host may stop 64 proxies at once.
+SOCKET_CONNECTIONS, LOOPBACK_CONNECTIONS = 128, 16
 HEAD_BYTES, BODY_BYTES = 8 << 10, 64 << 10
 HEAD_SECONDS = 5.0
 _AGAIN = 5.0
@@ -96,15 +98,26 @@ def _match(pattern: str, path: str) -> dict[str, str] | None:
     return parameters
 
 
+@dataclass
+class _Listener:
+    """What can be asked there, whether `anybody` may ask, and at most how many at once."""
+
+    routes: Routes
+    anybody: bool
+    limit: int
+    connections: int = 0
+
+
 class Local:
-    """Serves the table. `loopback` is an address and port that answers GETs without asking who asks; None: the socket alone."""
+    """Serves the table. `loopback` is an address and port that answers GETs without asking who asks; None: the socket alone. Neither's
+    connections count against the other's."""
 
     def __init__(self, routes: Routes, runtime_directory: Path, loopback: tuple[str, int] | None = None) -> None:
-        self._routes = routes
-        self._readable = {key: route for key, route in routes.items() if key[0] == "GET"}
+        readable = {key: route for key, route in routes.items() if key[0] == "GET"}
+        self._on_socket = _Listener(routes, False, SOCKET_CONNECTIONS)
+        self._on_loopback = _Listener(readable, True, LOOPBACK_CONNECTIONS)
         self._path = runtime_directory / SOCKET
         self._loopback = loopback
-        self._connections = 0
 
     async def run(self) -> None:
         """For ever. A socket that cannot be had is tried again: the agent goes on without."""
@@ -132,7 +145,7 @@ class Local:
     async def _unix(self) -> AsyncIterator[None]:
         make_directory_if_missing(self._path.parent)
         sock = private_socket(self._path)
-        server = await asyncio.start_unix_server(self._socket_client, sock=sock, limit=HEAD_BYTES)
+        server = await asyncio.start_unix_server(partial(self._client, self._on_socket), sock=sock, limit=HEAD_BYTES)
         try:
             yield
         finally:
@@ -141,27 +154,19 @@ class Local:
     @contextlib.asynccontextmanager
     async def _tcp(self) -> AsyncIterator[None]:
         assert self._loopback is not None
-        server = await asyncio.start_server(self._loopback_client, *self._loopback, limit=HEAD_BYTES)
+        server = await asyncio.start_server(partial(self._client, self._on_loopback), *self._loopback, limit=HEAD_BYTES)
         try:
             yield
         finally:
             server.close()
 
-    async def _socket_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._client(reader, writer, self._routes, anybody=False)
-
-    async def _loopback_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._client(reader, writer, self._readable, anybody=True)
-
-    async def _client(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, routes: Routes, *, anybody: bool
-    ) -> None:
-        self._connections += 1
+    async def _client(self, listener: _Listener, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        listener.connections += 1
         try:
-            if self._connections > CONNECTIONS:
-                status, answer = HTTPStatus.SERVICE_UNAVAILABLE, _words(f"{CONNECTIONS} requests are being answered")
+            if listener.connections > listener.limit:
+                status, answer = HTTPStatus.SERVICE_UNAVAILABLE, _words(f"{listener.limit} requests are being answered")
             else:
-                status, answer = await self._answer(reader, routes, anybody=anybody)
+                status, answer = await self._answer(reader, listener)
             writer.write(response(status, answer))
             async with asyncio.timeout(HEAD_SECONDS):
                 await writer.drain()
@@ -172,14 +177,14 @@ class Local:
         except asyncio.CancelledError:
             return  # the agent ends; the task is this connection's alone, and asyncio would print it
         finally:
-            self._connections -= 1
+            listener.connections -= 1
             writer.close()
 
-    async def _answer(self, reader: asyncio.StreamReader, routes: Routes, *, anybody: bool) -> tuple[HTTPStatus, Any]:
+    async def _answer(self, reader: asyncio.StreamReader, listener: _Listener) -> tuple[HTTPStatus, Any]:
         try:
             async with asyncio.timeout(HEAD_SECONDS):
-                method, target, body = await _read(reader, anybody=anybody)
-            route, request = find(routes, method, target)
+                method, target, body = await _read(reader, anybody=listener.anybody)
+            route, request = find(listener.routes, method, target)
             async with asyncio.timeout(route.seconds):
                 return HTTPStatus.OK, await route.answer(replace(request, body=body))
         except LocalError as error:

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 
 from meshagent.agent import admin, cache, identity, obstacles, upgrade
@@ -21,6 +22,7 @@ from meshagent.agent.drain import Draining, Phase
 from meshagent.agent.generations import Generations
 from meshagent.agent.launch import Ground, Program
 from meshagent.agent.link import Link
+from meshagent.agent.local import LocalError
 from meshagent.agent.placement import LIVE, STOPPED, UNREACHABLE
 from meshagent.agent.probes import Check, Counts, Target, Verdict, check, together, watch
 from meshagent.agent.relay import Admission, Relay
@@ -166,11 +168,14 @@ class Proxy:
 
     async def stop(self, generation: int) -> str:
         """Drains for the end of this generation's Envoy: when this returns, with words on how it went, nothing is lost by ending it. A
-        generation that does not serve is nobody's loss."""
-        running = self._running
-        if running is None or running.generation != generation:
+        generation that does not serve is nobody's loss. Raises LocalError while it is not known which one serves, or its process is not."""
+        serving = self._generations.serving if self._generations else None
+        if serving is not None and serving.number != generation:
             return f"generation {generation} does not serve"
-        return await self._draining.stop(running)
+        if serving is None or serving.running is None:
+            words = f"the agent does not know the process of generation {generation} yet"
+            raise LocalError(HTTPStatus.SERVICE_UNAVAILABLE, words)
+        return await self._draining.stop(serving.running)
 
     @property
     def _running(self) -> Running | None:

@@ -26,8 +26,8 @@ def proxy() -> None:
 def stop(instance: str, config: Path) -> None:
     """Drain the Envoy of a unit that is being stopped: `systemctl stop meshagent-envoy@PLACEMENT-GENERATION` runs it before Envoy ends.
 
-    The endpoint leaves the mesh's rotation, its callers are heard to know, then Envoy's listeners drain. With no agent in reach, Envoy's
-    listeners drain all the same. It ends nothing itself: stop the unit."""
+    The endpoint leaves the mesh's rotation, its callers are heard to know, then Envoy's listeners drain. With no agent in reach, or where
+    it cannot do so, Envoy's listeners drain all the same. It ends nothing itself: stop the unit."""
     from meshagent.agent import drain
     from meshagent.agent.configuration import load
 
@@ -45,9 +45,7 @@ def stop(instance: str, config: Path) -> None:
     began = time.monotonic()
     try:
         words = ask(socket_of(config), f"/proxies/{instance}/stop", "POST", seconds=seconds)["words"]
-    except AgentRefused as error:
-        words = str(error)
-    except NoAgent as error:
+    except (NoAgent, AgentRefused) as error:
         click.echo(f"{error}; Envoy's own listeners drain", err=True)
         # An agent that hangs has used up some of the time that the unit has.
         left = seconds - (time.monotonic() - began)

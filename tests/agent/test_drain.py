@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
+from http import HTTPStatus
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from meshagent.agent.drain import FLIGHT_SECONDS, HEAR_SECONDS, Drain, Phase, Seen, after, begun
+import pytest
+
+from meshagent.agent.drain import FLIGHT_SECONDS, HEAR_SECONDS, Drain, Draining, Phase, Seen, after, begun
 from meshagent.agent.flight import Flight
+from meshagent.agent.local import LocalError
+from meshagent.agent.proxy import Proxy, Surroundings
 from meshagent.host.supervisor import Running
+from meshagent.protocol import host_pb2
 
 ENVOY = Running(3, "1.40.0", "/r", "/a", "boot", pid=7, start_time=9, drain_seconds=5)
 BUSY, IDLE, KEPT = Flight(2, 2), Flight(0, 0), Flight(0, 2)
@@ -64,3 +74,38 @@ def test_an_envoy_that_is_gone_is_waited_for_no_longer_than_the_time_of_its_list
 def test_a_drain_is_told_from_any_other() -> None:
     assert STOP.process == (7, 9)
     assert replace(WISH, number=2) != WISH
+
+
+async def test_a_stop_is_refused_while_nobody_knows_what_serves(tmp_path: Path) -> None:
+    nobody: Any = None
+    around = Surroundings(
+        tmp_path, nobody, (), nobody, nobody, asyncio.Semaphore(1), nobody, admission=nobody, changed=lambda: None
+    )
+    proxy: Any = Proxy(host_pb2.Placement(id="ab", resource="mesh/shop/virtualNode/web"), around)
+    for serving in (None, SimpleNamespace(number=3, running=None)):
+        proxy._generations = SimpleNamespace(serving=serving)
+        with pytest.raises(LocalError, match="does not know") as refused:
+            await proxy.stop(3)
+        assert refused.value.status == HTTPStatus.SERVICE_UNAVAILABLE
+    assert await proxy.stop(2) == "generation 2 does not serve"
+
+
+async def test_an_agent_that_ends_amid_a_drain_does_not_say_drained() -> None:
+    draining = Draining("web", lambda: replace(ENVOY, admin_socket="/no/such"), lambda: True, lambda: None)
+    loop = asyncio.create_task(draining.run())
+    stop = asyncio.create_task(draining.stop(ENVOY))
+    await asyncio.sleep(0.05)
+    loop.cancel()
+    with pytest.raises(LocalError, match="does not drain it any more"):
+        await asyncio.wait_for(stop, 5)
+
+
+async def test_the_drain_of_the_process_before_is_none_of_the_next_ones() -> None:
+    follower = replace(ENVOY, pid=8, admin_socket="/no/such")
+    draining = Draining("web", lambda: follower, lambda: True, lambda: None)
+    draining.now = replace(STOP, phase=Phase.DONE)
+    draining._over.set()
+    stop = asyncio.create_task(draining.stop(follower))
+    await asyncio.sleep(0.05)
+    assert draining.now is not None and draining.now.process == (8, 9)
+    stop.cancel()

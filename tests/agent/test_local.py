@@ -151,12 +151,23 @@ async def test_what_is_no_good_request_is_turned_away(run_dir: Path, content: by
 async def test_whoever_says_nothing_holds_no_place_for_long(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "HEAD_SECONDS", 0.3)
     async with serving(run_dir) as path:
-        silent = [await asyncio.open_unix_connection(str(path)) for _ in range(local.CONNECTIONS)]
+        silent = [await asyncio.open_unix_connection(str(path)) for _ in range(local.SOCKET_CONNECTIONS)]
         assert (await say(path, request("GET /status")))[0] == 503
         async with asyncio.timeout(5):
             while (await say(path, request("GET /status")))[0] != 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         for _, writer in silent:
+            writer.close()
+
+
+async def test_64_stops_are_answered_beside_a_busy_loopback(run_dir: Path, free_port: int) -> None:
+    async with serving(run_dir, free_port) as path:
+        assert (await say(free_port, request("GET /status", host="localhost")))[0] == 200
+        silent = [await asyncio.open_connection("127.0.0.1", free_port) for _ in range(local.LOOPBACK_CONNECTIONS)]
+        stops = [await asyncio.open_unix_connection(str(path)) for _ in range(64)]
+        assert (await say(free_port, request("GET /status", host="localhost")))[0] == 503
+        assert (await say(path, request("POST /proxies/ab/stop")))[0] == 200
+        for _, writer in (*silent, *stops):
             writer.close()
 
 

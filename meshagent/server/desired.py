@@ -151,8 +151,8 @@ def _envoy(order: Order | None) -> host_pb2.EnvoyVersion | None:
     return host_pb2.EnvoyVersion(version=order.version, url=order.url, sha256=order.sha256, number=order.number)
 
 
-def taken(record: HostRecord, ours: Stamp, held: Collection[Stamp]) -> bool:
-    """Whether a host that an operator released holds nothing any more but what is ours."""
+def taken(ours: Stamp, held: Collection[Stamp]) -> bool:
+    """Whether a host holds something, and nothing but what is ours."""
     return all(
         stamp.lineage == ours.lineage and stamp.revision <= ours.revision for stamp in held if stamp.lineage
     ) and any(stamp.lineage for stamp in held)

@@ -34,7 +34,7 @@ from meshagent.server.loop import Loop
 from meshagent.server.reconcile import Applied
 from meshagent.server.records import HostRecord
 from meshagent.server.registry import Vouching, edit_host, read_host
-from meshagent.server.status import HostSeen, Status, stamp_of
+from meshagent.server.status import HostSeen, Status, in_sync, stamp_of
 from meshagent.specs.keys import Key
 from meshagent.store.base import Store, StoreError
 from meshagent.xds.server import NotServed
@@ -274,9 +274,19 @@ class HostService:
                 # A proxy may hold a later revision than the host's hello said.
                 if stamp.lineage == reconciler.lineage.id and stamp.revision > reconciler.mesh.revision:
                     await notice_rollback(self._store, host, stamp, reconciler.lineage.id)
-        if session.record.accept and taken(session.record, reconciler.stamp, _now_held(seen)):
+        if session.record.accept and self._has_taken(session.record, seen):
             await edit_host(self._store, host, lambda record: record.accepted(False))
             _log.info("%s has taken what an operator released it for", host)
+
+    def _has_taken(self, record: HostRecord, seen: HostSeen) -> bool:
+        """Whether a released host has no more use for it: all that it holds is ours, it holds nothing back, and none of its proxies is to
+        be offered anything that it might."""
+        reconciler = self._loop.reconciler
+        return (
+            taken(reconciler.stamp, _now_held(seen))
+            and not any((seen.held_reason, *(one.held_reason for one in seen.placements.values())))
+            and all(in_sync(self._status.stream(one.id), reconciler.snapshot(one.id)) for one in record.placements)
+        )
 
     async def _keep_facts(self, host: str, found: Mapping[str, str]) -> None:
         """In the host's record, so that selectors know it while it is away, and after a restart."""

@@ -100,6 +100,11 @@ def stamp_of(message: host_pb2.Stamp) -> Stamp:
     return Stamp(message.lineage, message.revision, message.reason)
 
 
+def in_sync(stream: AdsStream | None, offered: Snapshot | None) -> bool:
+    """Whether a proxy has answered all of what it is to have; one without a stream has not."""
+    return stream is not None and stream.target is offered and stream.synced
+
+
 def proxy_status(
     placement: Placement,
     seen: HostSeen | None,
@@ -118,7 +123,7 @@ def proxy_status(
     rejected = _rejections(stream.rejected if stream else (), told, offered)
     connected = stream is not None
     held_reason = told.held_reason or (seen.held_reason if seen else "")
-    synced = stream is not None and stream.target is offered and stream.synced and not rejected and not held_reason
+    synced = in_sync(stream, offered) and not rejected and not held_reason
     held = stamp_of(told.held)
     health = HEALTH_WORDS.get(told.health, "") if seen and seen.connected else ""
     drain = ("drained" if told.drained else "draining") if told.drain or drained else ""

@@ -23,7 +23,7 @@ from meshagent.xds import wire
 from meshagent.xds.cache import SnapshotCache
 from meshagent.xds.messages import Pacing, Rejection, Request, Response
 from meshagent.xds.messages import Protocol as Variant
-from meshagent.xds.snapshot import Snapshot
+from meshagent.xds.snapshot import Snapshot, Stamp
 from meshagent.xds.stream import AdsStream
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class AdsService:
         if self._open.get(id, 0) >= MAX_STREAMS:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{id} has {MAX_STREAMS} streams already")
         pacing = Pacing.PIPELINED if first.node.user_agent_name == AGENT_USER_AGENT else Pacing.ACKNOWLEDGED
-        stream = AdsStream(face.variant, pacing, rejected=self._rejected.get(id, ()))
+        stream = AdsStream(face.variant, pacing, rejected=self._rejected.get(id, ()), held=_held(first.node))
         self._open[id] = self._open.get(id, 0) + 1
         self._observer.opened(id, stream)
         try:
@@ -203,3 +203,12 @@ class AdsService:
             if len(self._rejected) > MAX_REMEMBERED:
                 del self._rejected[next(iter(self._rejected))]
         self._observer.closed(id, stream)
+
+
+def _held(node: Any) -> Stamp:
+    """What an agent says in its Node's metadata that it holds."""
+    lineage, revision = (node.metadata.fields[name].string_value for name in ("lineage", "revision"))
+    try:
+        return Stamp.parse(f"{lineage}/{revision}")
+    except ValueError:
+        return Stamp()  # nothing

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from meshagent.xds.lineage import stale
 from meshagent.xds.messages import Pacing, Protocol, Rejection, Request, Response
 from meshagent.xds.snapshot import CLUSTER, ENDPOINT, LISTENER, ORDER, ROUTE, Resource, Snapshot, Stamp
 from meshagent.xds.subscription import Subscription, set_version
@@ -36,10 +37,16 @@ MAX_RESPONSE_BYTES = 4 << 20
 class AdsStream:
     """`rejected` are refusals on earlier streams of the same client: as long as it still has anything from then, these
     versions are not sent again either. (A client that comes with nothing is another process, which may well take them.
-    State of the world has no way to leave one out of a set without removing it, and asks again.)"""
+    State of the world has no way to leave one out of a set without removing it, and asks again.) `held` is the stamp of
+    what an agent says it has."""
 
     def __init__(
-        self, protocol: Protocol, pacing: Pacing = Pacing.ACKNOWLEDGED, *, rejected: Iterable[Rejection] = ()
+        self,
+        protocol: Protocol,
+        pacing: Pacing = Pacing.ACKNOWLEDGED,
+        *,
+        rejected: Iterable[Rejection] = (),
+        held: Stamp | None = None,
     ) -> None:
         self.protocol = protocol
         self.pacing = pacing
@@ -50,6 +57,7 @@ class AdsStream:
         self._nonces = 0
         self._returning = False
         self._told = False
+        self._last = held or Stamp()
         self._types = {type_url: Subscription(type_url, protocol) for type_url in ORDER}
         if protocol is Protocol.DELTA:
             for rejection in rejected:
@@ -202,7 +210,8 @@ class AdsStream:
 
     def _push(self) -> list[Response]:
         """All that differs, closed by the stamp. Where nothing does, nothing is said, but for the first word to a
-        client that has nothing."""
+        client that has nothing, and for a stamp that does not follow on the client's own: it takes or refuses that like
+        any push, so that what it holds is known."""
         assert self._target is not None
         subscriptions = [self._types[type_url] for type_url in ORDER]
         if not all(each.started and len(each.in_flight) < MAX_IN_FLIGHT[self.pacing] for each in subscriptions):
@@ -215,9 +224,10 @@ class AdsStream:
             removed = tuple(sorted({*absent, *gone}))
             batches = _batches(due) or [[]]
             steps += [(subscription, batch, removed if index == 0 else ()) for index, batch in enumerate(batches)]
-        if not steps and not self._told and not self._returning:
+        first = not self._told and not self._returning
+        if not steps and (first or stale(self._last, self._target.stamp)):
             steps = [(subscriptions[-1], [], ())]
-        self._told = True
+        self._told, self._last = True, self._target.stamp
         for subscription in subscriptions:
             subscription.answered = True  # an agent waits for the stamp, not for a word on every type
         stamps = [""] * (len(steps) - 1) + [str(self._target.stamp)]

@@ -209,7 +209,9 @@ class Agent:
             self.offered.append(candidate)
             taken.put_nowait(candidate)
 
+        held = intake.held.stamp
         node = core.Node(id=placement, user_agent_name="meshagent")
+        node.metadata.update({"lineage": held.lineage, "revision": str(held.revision)})
         async with self.channel() as channel:
             task = asyncio.create_task(follow(channel, node, intake, take))
             try:

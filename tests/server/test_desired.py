@@ -111,12 +111,12 @@ def test_only_a_host_that_wants_nothing_has_a_reason_for_having_nothing() -> Non
     assert not message(settle(RECORD, hello(WEB))[0])[0].stamp.reason
 
 
-def test_a_release_ends_when_all_that_is_held_is_ours() -> None:
+def test_what_was_taken_is_of_our_lineage_and_no_later() -> None:
     ours = Stamp("ours", 10)
-    assert not taken(RECORD, ours, [])
-    assert not taken(RECORD, ours, [Stamp("ours", 10), Stamp("theirs", 3)])
-    assert not taken(RECORD, ours, [Stamp("ours", 11)])
-    assert taken(RECORD, ours, [Stamp("ours", 10), Stamp("ours", 9)])
+    assert not taken(ours, [])
+    assert not taken(ours, [Stamp("ours", 10), Stamp("theirs", 3)])
+    assert not taken(ours, [Stamp("ours", 11)])
+    assert taken(ours, [Stamp("ours", 10), Stamp("ours", 9)])
 
 
 def test_labels_are_the_hellos_and_checked() -> None:

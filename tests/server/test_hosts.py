@@ -27,8 +27,12 @@ from meshagent.server.registry import Edit, delete_host, edit_host
 from meshagent.server.status import Status
 from meshagent.store.memory import MemoryStore
 from meshagent.xds.cache import SnapshotCache
+from meshagent.xds.intake import Intake
+from meshagent.xds.messages import Pacing, Protocol, Request
 from meshagent.xds.server import NotServed
+from meshagent.xds.stream import AdsStream
 from tests.server.meshes import WEB
+from tests.xds.real import until
 
 HELLO = host_pb2.Observed(
     hello=host_pb2.Hello(protocol=1, address="10.0.0.1", placements=[host_pb2.WantedPlacement(resource=WEB)])
@@ -44,14 +48,17 @@ class Call:
     """One call of host a, as grpc.aio gives it to the service: it says `said`, then nothing, and hears what is written."""
 
     def __init__(self, certificate: bytes, *said: host_pb2.Observed) -> None:
-        self._said, self._certificate = list(said), certificate
+        self._certificate = certificate
+        self.said: asyncio.Queue[host_pb2.Observed] = asyncio.Queue()
+        for one in said:
+            self.said.put_nowait(one)
         self.heard: asyncio.Queue[host_pb2.Desired] = asyncio.Queue()
 
     def auth_context(self) -> dict[str, list[bytes]]:
         return {"x509_pem_cert": [self._certificate]}
 
     async def read(self) -> host_pb2.Observed:
-        return self._said.pop(0) if self._said else await asyncio.Future()
+        return await self.said.get()
 
     async def write(self, message: host_pb2.Desired) -> None:
         self.heard.put_nowait(message)
@@ -85,7 +92,8 @@ class Hosts:
 
     def __init__(self, store: MemoryStore, authority: Authority, clock: Clock, loop: Meddled) -> None:
         self.store, self.authority, self.clock, self.loop = store, authority, clock, loop
-        self.service = HostService(store, loop, Status(), authority, Terms(("s:1",)))
+        self.status = Status()
+        self.service = HostService(store, loop, self.status, authority, Terms(("s:1",)))
 
     async def edit(self, edit: Edit) -> None:
         """Seen when it returns."""
@@ -142,6 +150,35 @@ async def test_no_session_begins_of_a_host_that_is_removed_meanwhile(hosts: Host
     async with hosts.watching(Call(await hosts.certificate(), HELLO)) as watch:
         with pytest.raises(Refused, match=r"PERMISSION_DENIED: .*not known here"):
             await asyncio.wait_for(watch, 5)
+
+
+async def test_a_release_lasts_until_each_proxy_has_answered_and_holds_nothing_back(hosts: Hosts) -> None:
+    reconciler = hosts.loop.reconciler
+    call = Call(await hosts.certificate(), HELLO)
+    async with hosts.watching(call):
+        placement = (await asyncio.wait_for(call.heard.get(), 5)).placements[0].id
+        await hosts.edit(lambda record: record.accepted())
+        ours = host_pb2.Stamp(lineage=reconciler.stamp.lineage, revision=reconciler.stamp.revision)
+
+        async def released_after(report: str, reason: str = "") -> bool:
+            """`report` is a word that is kept of it, by which it is known to have been heard."""
+            status = host_pb2.PlacementStatus(id=placement, held=ours, held_reason=reason)
+            facts = host_pb2.Facts(instance_id=report)
+            call.said.put_nowait(host_pb2.Observed(held=ours, placements=[status], facts=facts))
+            await until(lambda: report in reconciler.hosts["a"].facts.values(), report)
+            return reconciler.hosts["a"].accept
+
+        assert await released_after("not-following")
+        snapshot = reconciler.snapshot(placement)
+        assert snapshot is not None
+        stream = AdsStream(Protocol.DELTA, Pacing.PIPELINED)
+        stream.offer(snapshot)
+        (push,) = [response for request in Intake().open() for response in stream.receive(request)]
+        hosts.status.opened(placement, stream)
+        assert await released_after("unanswered")
+        stream.receive(Request(push.type_url, nonce=push.nonce))
+        assert await released_after("held-back", "a revision without listeners")
+        assert not await released_after("taken")
 
 
 async def refusals(hosts: Hosts, certificate: bytes) -> list[str]:

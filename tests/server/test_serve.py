@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from meshagent.identity import x509
 from meshagent.protocol import host_pb2
 from meshagent.specs.documents import document, parse_text
 from meshagent.xds.messages import Rejection
-from meshagent.xds.snapshot import ENDPOINT, LISTENER, ROUTE
+from meshagent.xds.snapshot import ENDPOINT, LISTENER, ROUTE, Stamp
 from tests.server.meshes import CATALOG, SHOP, WEB
 from tests.server.serving import Agent, Server, eventually, mode_of
 
@@ -258,16 +259,27 @@ async def test_a_rolled_back_store_is_remembered_over_a_restart(server: Server) 
 
 
 async def test_one_host_is_released_until_it_has_taken_what_is_ours(server: Server) -> None:
+    """Although its proxy has all there is already, of another lineage."""
     agent = server.agent("a", WEB)
-    agent.held = host_pb2.Stamp(lineage="foreign", revision=7)
     async with agent.watch() as talk:
+        placement = (await talk.hear()).placements[0].id
+        async with agent.ads(placement) as taken:
+            ours = await asyncio.wait_for(taken.get(), 15)
+    foreign = agent.held = host_pb2.Stamp(lineage="foreign", revision=7)
+    agent.snapshots[placement] = replace(ours, stamp=Stamp("foreign", 7))
+    async with agent.watch() as talk, agent.ads(placement, hold=True) as taken:
         assert not (await talk.hear()).accept
+        again = await asyncio.wait_for(taken.get(), 15)
+        assert (again.resources, again.stamp.lineage) == (ours.resources, ours.stamp.lineage)
         await asyncio.to_thread(server.call, "POST", "/v1/accept", {"host": "a"})
         desired = await talk.hear()
         assert desired.accept
-        await talk.say(host_pb2.Observed(held=host_pb2.Stamp(lineage="foreign", revision=7)))
-        await talk.say(host_pb2.Observed(held=desired.stamp))
-        assert not (await talk.hear()).accept
+        await talk.say(host_pb2.Observed(held=foreign, placements=[status_of(placement, held=foreign)]))
+        await talk.say(host_pb2.Observed(held=desired.stamp, placements=[status_of(placement, held=foreign)]))
+        taken.settle()
+        await talk.say(host_pb2.Observed(held=desired.stamp, placements=[status_of(placement, held=desired.stamp)]))
+        while (desired := await talk.hear()).accept:
+            pass
     with pytest.raises(ServerRefused, match="no host"):
         await asyncio.to_thread(server.call, "POST", "/v1/accept", {"host": "nobody"})
 

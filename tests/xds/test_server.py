@@ -22,7 +22,7 @@ from meshagent.xds.server import AGENT_USER_AGENT, MAX_STREAMS, AdsService, NotS
 from meshagent.xds.snapshot import CLUSTER, Snapshot
 from meshagent.xds.upstream import Settle, UpstreamLost, follow
 from tests.xds.real import Recorder, until
-from tests.xds.trace import snapshot
+from tests.xds.trace import LINEAGE, snapshot
 
 AGENT = core.Node(id="p1", user_agent_name=AGENT_USER_AGENT)
 
@@ -109,6 +109,19 @@ async def test_an_agent_follows_acknowledges_refuses_and_comes_back(served: Serv
     await until(lambda: served.seen.synced(2), "recognised")
     assert len(agent.candidates) == 2
     assert [each.name for each in served.seen.stream.rejected] == ["a"]
+    running.cancel()
+
+
+async def test_an_agent_is_given_the_stamp_of_the_lineage_although_it_has_all_there_is(served: Served) -> None:
+    node = core.Node()
+    node.CopyFrom(AGENT)
+    node.metadata.update({"lineage": "old", "revision": "7"})
+    agent = Agent(served, node, snapshot("cluster a@1; listener l@1", 7, "old"))
+    served.cache.set("p1", snapshot("cluster a@1; listener l@1", 1))
+    running = asyncio.create_task(agent.run())
+    await until(lambda: served.seen.synced(1), "the stamp acknowledged")
+    assert (agent.intake.held.stamp.lineage, agent.intake.held.stamp.revision) == (LINEAGE, 1)
+    assert served.seen.stream.resources_sent == 0
     running.cancel()
 
 

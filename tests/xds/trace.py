@@ -1,13 +1,13 @@
 """Runs a conversation written as text against an AdsStream: see tests/xds/traces for what such texts look like.
 
 delta | sotw [pipelined]                    the first line
-offer REVISION: TYPE NAME@VERSION ...; ...  a snapshot
+offer [LINEAGE/]REVISION: TYPE NAME@VERSION ...; ...    a snapshot
 > TYPE [subscribe NAME ...] [unsubscribe NAME ...] [have NAME@VERSION ...] [names NAME ...] [version NAME@VERSION
 ...]
        [ack NONCE | nack NONCE: WORDS]      a request, in any combination
 < TYPE NONCE [+NAME@VERSION ...] [-NAME ...] [stamp STAMP]   each response to the line before, in order
 synced REVISION | not synced | rejected [TYPE NAME@VERSION ...] | acked TYPE [NAME@VERSION ...]    what is then true
-reconnect                                   another stream to the same client
+reconnect [LINEAGE/REVISION]                another stream to the same client, which says that it holds this
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def resource(type_url: str, text: str) -> Resource:
     return Resource(type_url, name, version, text.encode())
 
 
-def snapshot(text: str, revision: int = 1) -> Snapshot:
+def snapshot(text: str, revision: int = 1, lineage: str = LINEAGE) -> Snapshot:
     resources = []
     for part in text.split(";"):
         if part.strip():
             kind, *names = part.split()
             resources += [resource(TYPES[kind], name) for name in names]
-    return Snapshot.build(resources, Stamp(LINEAGE, revision))
+    return Snapshot.build(resources, Stamp(lineage, revision))
 
 
 def request(text: str) -> Request:
@@ -106,11 +106,14 @@ class Run:
         if verb == ">":
             self.hear(self.stream.receive(request(rest)))
         elif verb == "offer":
-            revision, _, resources = rest.partition(":")
-            self.hear(self.stream.offer(snapshot(resources, int(revision))))
+            stamp, _, resources = rest.partition(":")
+            lineage, _, revision = stamp.rpartition("/")
+            self.hear(self.stream.offer(snapshot(resources, int(revision), lineage or LINEAGE)))
         else:
             target, rejected = self.stream.target, self.stream.rejected
-            self.stream = AdsStream(self.protocol, self.pacing, rejected=rejected)
+            self.stream = AdsStream(
+                self.protocol, self.pacing, rejected=rejected, held=Stamp.parse(rest) if rest else None
+            )
             if target is not None:
                 self.hear(self.stream.offer(target))
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from meshagent.agent import probes
 from meshagent.agent.probes import Target
 from meshagent.errors import MeshagentError
+from meshagent.host.processes import signal_name
 
 MEMORY = 64 << 20
 TASKS = 16
@@ -134,7 +134,7 @@ def failure(found: Mapping[str, Any], result: str, target: Target) -> str:
         case "exit-code":
             return f"exit status {status}"
         case "signal" | "core-dump":
-            return f"ended by {signal.Signals(status).name}"
+            return f"ended by {signal_name(status)}"
         case "oom-kill":
             return f"it took more than {MEMORY >> 20} MiB"
         case other:

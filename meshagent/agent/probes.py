@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -24,7 +25,7 @@ _HTTP2_SETTINGS = 4
 _FRAME_HEADER = 9
 _SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
 _HEALTH_CHECK = "/grpc.health.v1.Health/Check"
-_STATUS_LINE_LIMIT = 256
+_STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] ([0-9]{3})(?![^ \r\n])")
 
 
 class Verdict(Enum):
@@ -157,12 +158,12 @@ async def _http(target: Target) -> str:
         writer.write(request.encode())
         await writer.drain()
         try:
-            line = (await reader.readline())[:_STATUS_LINE_LIMIT].decode("latin-1").split(" ", 2)
+            found = _STATUS_LINE.match(await reader.readline())
         except ValueError:
-            line = []  # no line end within the limit
-        if len(line) < 2 or not line[0].startswith("HTTP/1.") or not line[1].strip().isdigit():
+            found = None  # no line end within the limit
+        if found is None:
             return "no HTTP answer"
-        status = int(line[1])
+        status = int(found[1])
         return "" if 200 <= status < 400 else f"HTTP status {status} for {target.path}"
 
     return await _connected(target, speak)

@@ -94,7 +94,7 @@ class ChildSupervisor:
         if child is None:
             return "ended"
         code = await asyncio.to_thread(child.wait, _KILL_PATIENCE)
-        return f"ended by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+        return f"ended by {processes.signal_name(-code)}" if code < 0 else f"exited with status {code}"
 
     async def again(
         self, running: Running, stopped: Callable[[str], None], missed: Callable[[int], None]

@@ -98,6 +98,14 @@ def send(pid: int, started: int, number: signal.Signals) -> bool:
     return True
 
 
+def signal_name(number: int) -> str:
+    """Real-time signals have a number alone."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 async def end(pid: int, started: int) -> None:
     """Returns when the process has ended; at once when it has already."""
     descriptor = pidfd(pid, started)

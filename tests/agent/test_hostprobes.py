@@ -65,6 +65,7 @@ async def test_a_service_is_well_while_it_is_active(load: str, active: str, sub:
         ),
         ({"Result": "timeout"}, "it did not end within 2 s"),
         ({"Result": "signal", "ExecMainStatus": int(signal.SIGSEGV)}, "ended by SIGSEGV"),
+        ({"Result": "signal", "ExecMainStatus": 40}, "ended by signal 40"),
         ({"Result": "oom-kill"}, "it took more than 64 MiB"),
         ({}, "systemd says failed"),
     ],

@@ -76,5 +76,5 @@ def owner(listener: Listener, proc: Path = Path("/proc")) -> Owner:
             for descriptor in (process / "fd").iterdir():
                 with contextlib.suppress(OSError):
                     if str(descriptor.readlink()) == wanted:
-                        return Owner(int(process.name), (process / "comm").read_text().strip())
+                        return Owner(int(process.name), (process / "comm").read_text(errors="replace").strip())
     return Owner()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
+from pathlib import Path
 
 from meshagent.host import listening
 from meshagent.host.listening import Listener, Owner
@@ -65,3 +67,15 @@ def test_a_real_listener_and_its_owner() -> None:
 def test_an_owner_that_cannot_be_known_is_somebody() -> None:
     assert str(listening.owner(Listener("127.0.0.1", 1, 0))) == "a process of another user"
     assert str(Owner(7, "envoy")) == "envoy (pid 7)"
+
+
+def test_an_owner_whose_name_is_no_text_is_named_as_far_as_it_is() -> None:
+    before = Path("/proc/self/comm").read_bytes()
+    libc = ctypes.CDLL(None)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        try:
+            libc.prctl(15, b"fourteen-bytes\xc3", 0, 0, 0)
+            (found,) = listening.holding(listening.listeners(), "127.0.0.1", server.getsockname()[1])
+            assert listening.owner(found) == Owner(os.getpid(), "fourteen-bytes�")
+        finally:
+            libc.prctl(15, before.strip(), 0, 0, 0)

@@ -1,12 +1,14 @@
 """Envoy's admin interface over its unix socket: is it live, which certificates does it really hold, drain now.
 
 Every call is one connection, short, with a timeout. An Envoy that does not answer is an answer too: None. HTTP is spoken by hand, which
-takes a screen of code and spares every agent the memory of a client library and its threads.
+takes a screen of code and spares every agent the memory of a client library and its threads. Who answers is no more trusted than Envoy's
+user is: any bytes may come.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 from collections.abc import Collection
@@ -18,6 +20,8 @@ TIMEOUT = 1.0
 OK, READY = (b"200",), (b"200", b"503")  # 503: it says which state it is in instead of LIVE
 _MAX_BYTES = 4 << 20
 _STATE = re.compile(rb"([A-Z_]+)\n?$")
+_WORD = re.compile(r"[!-~]{1,64}")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;[^\r\n]*)?\r\n")
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ async def server_state(admin_socket: str, version: str = "") -> ServerState | No
         return None
     # HASH/1.40.0/Clean/RELEASE/BoringSSL
     parts = str(answer.get("version", "")).split("/")
-    return ServerState(str(answer.get("state", "")), parts[1] if len(parts) > 1 else "")
+    return ServerState(_word(answer.get("state")), _word(parts[1]) if len(parts) > 1 else "")
 
 
 async def certificates(admin_socket: str) -> tuple[Held, ...]:
@@ -56,17 +60,26 @@ async def certificates(admin_socket: str) -> tuple[Held, ...]:
 
 
 def parse_certificates(answer: dict[str, Any]) -> tuple[Held, ...]:
-    """From /certs' JSON."""
-    return tuple(
-        Held(
-            serial=str(certificate.get("serial_number", "")).lower(),
-            expires=int(datetime.fromisoformat(certificate["expiration_time"]).timestamp()),
-            uris=tuple(name["uri"] for name in certificate.get("subject_alt_names", ()) if "uri" in name),
-        )
-        for entry in answer.get("certificates", ())
-        for certificate in entry.get("cert_chain", ())[:1]
-        if "expiration_time" in certificate
+    """From /certs' JSON. What is no certificate as Envoy writes one is left out."""
+    entries = answer.get("certificates")
+    held = []
+    for entry in entries if isinstance(entries, list) else ():
+        with contextlib.suppress(LookupError, TypeError, ValueError, AttributeError, OverflowError, OSError):
+            held.append(_held(entry["cert_chain"][0]))
+    return tuple(held)
+
+
+def _held(certificate: dict[str, Any]) -> Held:
+    return Held(
+        serial=_word(certificate.get("serial_number")).lower(),
+        expires=int(datetime.fromisoformat(certificate["expiration_time"]).timestamp()),
+        uris=tuple(str(name["uri"]) for name in certificate.get("subject_alt_names", ()) if "uri" in name),
     )
+
+
+def _word(value: Any) -> str:
+    """ "" for what is none: words are passed on, and not all that a JSON string can hold is text."""
+    return value if isinstance(value, str) and _WORD.fullmatch(value) else ""
 
 
 async def drain(admin_socket: str) -> bool:
@@ -86,7 +99,7 @@ async def _json(admin_socket: str, path: str) -> dict[str, Any] | None:
         return None
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return answer if isinstance(answer, dict) else None
 
@@ -125,16 +138,13 @@ def body_of(content: bytes, statuses: Collection[bytes] = OK) -> bytes | None:
 
 
 def _unchunked(body: bytes) -> bytes | None:
-    whole = bytearray()
-    while True:
-        size, separator, rest = body.partition(b"\r\n")
-        try:
-            length = int(size.split(b";")[0], 16)
-        except ValueError:
-            return None
-        if not separator or len(rest) < length:
+    whole, at = bytearray(), 0
+    while chunk := _CHUNK.match(body, at):
+        begin, length = chunk.end(), int(chunk[1], 16)
+        if len(body) < begin + length:
             return None
         if length == 0:
             return bytes(whole)
-        whole += rest[:length]
-        body = rest[length + 2 :]
+        whole += body[begin : begin + length]
+        at = begin + length + 2
+    return None

@@ -12,9 +12,10 @@ from urllib.parse import quote
 
 _HTTP = r"http\.(ingress|egress)\.(?:.+\.)?downstream_(rq|cx)_active"
 _TCP = r"cluster\.cds_(ingress|egress)_.+_(?:tcp_\d+|mesh-allow-all)\.upstream_cx_active"
+_NUMBER = "([0-9]{1,15})"
 PAGE = "/stats?filter=" + quote(f"^{_HTTP}$|^{_TCP}$")
-_HTTP_GAUGE = re.compile(rf"^{_HTTP}: (\d+)$", re.MULTILINE)
-_TCP_GAUGE = re.compile(rf"^{_TCP}: (\d+)$", re.MULTILINE)
+_HTTP_GAUGE = re.compile(rf"^{_HTTP}: {_NUMBER}$", re.MULTILINE)
+_TCP_GAUGE = re.compile(rf"^{_TCP}: {_NUMBER}$", re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from meshagent.xds.snapshot import LISTENER
 
 # Between two tries although nobody was seen there: a socket that is bound and does not listen shows nowhere.
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0
-_CANNOT_BIND = re.compile(r"cannot bind '\[?(?P<address>[^'\]]+)\]?:(?P<port>\d+)': (?P<why>[^\n]*)")
+_CANNOT_BIND = re.compile(r"cannot bind '\[?(?P<address>[^'\]]+)\]?:(?P<port>[0-9]{1,5})': (?P<why>[^\n]*)")
 _PASSES = ("Address already in use", "Cannot assign requested address")
 
 

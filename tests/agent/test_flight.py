@@ -21,6 +21,7 @@ cluster.relay.upstream_cx_active: 1
 def test_what_is_in_flight_is_what_came_in_from_others() -> None:
     assert flight_of(STATS) == Flight(active=6, connections=8)
     assert flight_of("") == Flight(0, 0)
+    assert flight_of("http.ingress.downstream_rq_active: " + "9" * 5000) == Flight(0, 0)
 
 
 def test_a_tcp_connection_is_in_flight_for_as_long_as_it_lives() -> None:

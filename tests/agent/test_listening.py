@@ -116,6 +116,7 @@ def test_only_addresses_that_may_come_free_are_thought_of() -> None:
     assert (obstacles.Unbound("in", "v1", "10.0.0.5", 8080),) == REFUSED
     assert obstacles.unbound([Rejection(LISTENER, "x", "v1", "cannot bind '0.0.0.0:80': Permission denied")]) == ()
     assert obstacles.unbound([Rejection(ROUTE, "x", "v1", WORDS)]) == ()
+    assert obstacles.unbound([Rejection(LISTENER, "x", "v1", WORDS.replace("8080", "8" * 5000))]) == ()
     six = obstacles.unbound([Rejection(LISTENER, "x", "v1", WORDS.replace("10.0.0.5", "[fd00::5]"))])
     assert six[0].address == "fd00::5"
 

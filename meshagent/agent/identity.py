@@ -74,10 +74,10 @@ class Identity:
 def read(directory: Path) -> Identity | None:
     """The identity that `directory`/current holds; None when there is none, or not all of it."""
     current = directory / "current"
-    key, chain, bundle = (read_if_there(current / f"{name}.pem") for name in ("key", "chain", "bundle"))
-    if not key or not chain or not bundle:
-        return None
     try:
+        key, chain, bundle = (read_if_there(current / f"{name}.pem") for name in ("key", "chain", "bundle"))
+        if not key or not chain or not bundle:
+            return None
         return Identity(key, chain, bundle, _noted(current, chain) or certificates.read_leaf(chain))
     except MeshagentError as error:
         log.error("%s cannot be used: %s", current, error)
@@ -126,7 +126,7 @@ def write_sds(directory: Path, owner: int | None = None) -> None:
 
 def _generations(directory: Path) -> list[int]:
     found = (path.name.removeprefix(_PREFIX) for path in directory.glob(f"{_PREFIX}*"))
-    return sorted(int(number) for number in found if number.isdigit())
+    return sorted(int(number) for number in found if number.isdecimal())
 
 
 Sign = Callable[[bytes], Awaitable[tuple[bytes, bytes]]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,13 +33,20 @@ def decoded(values: Any) -> Leaf | None:
     try:
         return Leaf(
             serial=str(values["serial"]),
-            issued=float(values["issued"]),
-            end=float(values["end"]),
+            issued=_seconds(values["issued"]),
+            end=_seconds(values["end"]),
             spiffe_id=spiffe.parse(values["spiffe_id"]),
             public_key_sha256=str(values["public_key_sha256"]),
         )
     except (MeshagentError, KeyError, TypeError, ValueError, AttributeError):
         return None
+
+
+def _seconds(value: Any) -> float:
+    seconds = float(value)
+    if not math.isfinite(seconds):
+        raise ValueError(f"{value} is no time")
+    return seconds
 
 
 def note(leaf: Leaf, chain_sha256: str) -> str:
@@ -50,7 +58,7 @@ def noted(text: bytes, chain_sha256: str) -> Leaf | None:
     """What a note says of this very chain; None when it is of another, or is none."""
     try:
         values = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(values, dict) or values.get("chain_sha256") != chain_sha256:
         return None

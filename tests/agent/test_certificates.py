@@ -74,5 +74,7 @@ def test_a_note_speaks_of_its_own_chain_only() -> None:
     text = leaf.note(made, "aa").encode()
     assert leaf.noted(text, "aa") == made
     assert leaf.noted(text, "bb") is None
-    for nonsense in (b"", b"[]", b"{", b'{"chain_sha256": "aa"}', b'{"chain_sha256": "aa", "spiffe_id": 2}'):
-        assert leaf.noted(nonsense, "aa") is None
+    timeless = [text.replace(str(made.end).encode(), forged) for forged in (b"NaN", b"Infinity", b"-1e999")]
+    assert text not in timeless
+    nonsense = (b"", b"[]", b"{", b"[" * 100_000, b'{"chain_sha256": "aa"}', b'{"chain_sha256": "aa", "spiffe_id": 2}')
+    assert [leaf.noted(each, "aa") for each in (*nonsense, *timeless)] == [None] * 9

@@ -96,6 +96,15 @@ def test_half_an_identity_is_none(tmp_path: Path) -> None:
     assert identity.read(tmp_path) is None
 
 
+def test_what_a_proxys_user_puts_among_its_keys_keeps_nobody_from_a_new_identity(tmp_path: Path) -> None:
+    issue(tmp_path, Authority())
+    (tmp_path / "g-²").mkdir()
+    (tmp_path / "current" / "key.pem").unlink()
+    (tmp_path / "current" / "key.pem").mkdir()
+    assert identity.read(tmp_path) is None
+    assert issue(tmp_path, Authority()) == identity.read(tmp_path)
+
+
 def test_sds_files_are_left_alone_when_they_are_right(tmp_path: Path) -> None:
     identity.write_sds(tmp_path)
     before = {path.name: path.stat().st_ino for path in tmp_path.iterdir()}

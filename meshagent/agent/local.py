@@ -21,7 +21,7 @@ from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 from meshagent.errors import MeshagentError
 from meshagent.host.files import make_directory
@@ -71,18 +71,18 @@ Routes = Mapping[tuple[str, str], Route]
 
 def find(routes: Routes, method: str, target: str) -> tuple[Route, Request]:
     """Raises LocalError: 404 for a path that nothing answers, 405 for one that another method would be right for."""
-    url = urlsplit(target)
+    path, _, query = target.partition("?")
     others = []
     for (routed, pattern), route in routes.items():
-        parameters = _match(pattern, url.path)
+        parameters = _match(pattern, path)
         if parameters is not None and routed == method:
-            return route, Request(method, url.path, parameters, dict(parse_qsl(url.query, keep_blank_values=True)))
+            return route, Request(method, path, parameters, dict(parse_qsl(query, keep_blank_values=True)))
         if parameters is not None:
             others.append(routed)
     if others:
-        raise LocalError(HTTPStatus.METHOD_NOT_ALLOWED, f"{method} {url.path}: takes {', '.join(others)}")
+        raise LocalError(HTTPStatus.METHOD_NOT_ALLOWED, f"{method} {path}: takes {', '.join(others)}")
     known = ", ".join(f"{method} {pattern}" for method, pattern in routes)
-    raise LocalError(HTTPStatus.NOT_FOUND, f"{url.path}: nothing is there; there are {known}")
+    raise LocalError(HTTPStatus.NOT_FOUND, f"{path}: nothing is there; there are {known}")
 
 
 def _match(pattern: str, path: str) -> dict[str, str] | None:

@@ -38,7 +38,7 @@ def on_ec2(dmi: Path = _DMI) -> bool:
     """From the firmware: Nitro instances name their maker, older ones have a product UUID that begins with ec2."""
     for name, sign in (("sys_vendor", "amazon ec2"), ("bios_vendor", "amazon ec2"), ("product_uuid", "ec2")):
         with contextlib.suppress(OSError):
-            if (dmi / name).read_text().strip().lower().startswith(sign):
+            if (dmi / name).read_text(errors="replace").strip().lower().startswith(sign):
                 return True
     return False
 
@@ -50,8 +50,9 @@ async def instance(endpoint: str = ENDPOINT) -> Instance:
     try:
         document = json.loads(body)
         names = ("instanceId", "instanceType", "availabilityZone", "region")
-        return Instance(*(str(document.get(name) or "")[:128] for name in names))
-    except (ValueError, AttributeError) as error:
+        texts = (str(document.get(name) or "")[:128] for name in names)
+        return Instance(*(text.encode(errors="replace").decode() for text in texts))
+    except (ValueError, AttributeError, RecursionError) as error:
         raise MetadataError(f"{endpoint}{_DOCUMENT}: no JSON object") from error
 
 

@@ -121,11 +121,14 @@ async def serving(imds: Imds) -> AsyncIterator[str]:
 async def test_an_instance_is_known_by_its_metadata_service() -> None:
     async with serving(Imds()) as endpoint:
         assert await metadata.instance(endpoint) == ZONE
+    async with serving(Imds(document=b'{"instanceId": "i-\\ud800"}')) as endpoint:
+        assert await metadata.instance(endpoint) == metadata.Instance("i-?")
 
 
 @pytest.mark.parametrize(
     ("imds", "words"),
     [(Imds(fails=1), "status 404"), (Imds(document=b"<html>"), "no JSON"), (Imds(document=b"[]"), "no JSON"),
+     (Imds(document=b"[" * 10_000), "no JSON"),
      (Imds(document=b" " * (65 << 10)), "more than")],
 )  # fmt: skip
 async def test_a_metadata_service_that_is_none_is_said(imds: Imds, words: str) -> None:

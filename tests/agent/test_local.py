@@ -136,6 +136,7 @@ async def test_answers_and_refusals_come_as_json(run_dir: Path) -> None:
     [
         (b"GET / HTTP/1.1\r\nx: " + b"y" * (64 << 10), 400),
         (b"hello\r\n\r\n", 400),
+        (b"GET //[ HTTP/1.1\r\n\r\n", 404),
         (b"GET /status HTTP/1.1\r\ncontent-length: 9999999\r\n\r\n", 413),
         (b"GET /status HTTP/1.1\r\ncontent-length: -1\r\n\r\n", 413),
         (b"GET /status HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n", 411),

@@ -66,12 +66,13 @@ class Trials:
         self._trial = _read(self._path)
 
     def now(self, settings: PlacementSettings) -> Trial:
-        """How it stands; begins one where there is none of these settings. Raises FileError when that cannot be kept."""
+        """How it stands; begins one where there is none of these settings. Raises FileError when that cannot be kept, and none has begun.
+        That one is over follows from when it began, and needs no disk."""
         since_boot, boot, of = time.clock_gettime(time.CLOCK_BOOTTIME), boot_id(), fingerprint(settings)
         trial = self._trial
         if trial is None or trial.of != of:
-            trial = Trial(of, State.TRYING, since_boot + TRIAL_SECONDS, boot)
-        return self._keep(trial.at(since_boot, boot))
+            trial = self._keep(Trial(of, State.TRYING, since_boot + TRIAL_SECONDS, boot))
+        return trial.at(since_boot, boot)
 
     def seconds(self, trial: Trial) -> int | None:
         """For how long the kernel is to catch, a little longer than an agent that is alive lets it; None: for good."""
@@ -94,9 +95,8 @@ class Trials:
             self._trial = None
 
     def _keep(self, trial: Trial) -> Trial:
-        if trial != self._trial:
-            write_durably(self._path, json.dumps(asdict(trial), indent=1) + "\n")
-            self._trial = trial
+        write_durably(self._path, json.dumps(asdict(trial), indent=1) + "\n")
+        self._trial = trial
         return trial
 
 

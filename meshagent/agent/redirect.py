@@ -179,7 +179,10 @@ class Redirect:
 
     def _caught(self, placement: host_pb2.Placement, settings: PlacementSettings) -> tuple[Caught | None, str]:
         wanted = settings.intercept
-        trial = self._trials.now(settings)
+        try:
+            trial = self._trials.now(settings)
+        except FileError as error:
+            return None, f"nothing is intercepted, since nobody could tell afterwards that it was on trial: {error}"
         if trial.state is State.ROLLED_BACK:
             return None, (
                 f"interception was rolled back, nobody confirmed it within {TRIAL_SECONDS} s: `meshagent intercept try`, and then "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from meshagent.agent.local import Request
 from meshagent.agent.settings import InterceptSettings, PlacementSettings, SettingsError
 from meshagent.agent.ways import Owner
 from meshagent.host import nftables
+from meshagent.host.files import FileError
 from meshagent.host.nftables import Caught, Way, ruleset
 from tests.agent.test_redirect import Fake, Host, network, table, until  # noqa: F401
 from tests.agent.test_ways import placed
@@ -95,6 +98,27 @@ def test_other_settings_are_another_trial(tmp_path: Path) -> None:
     assert Trials(tmp_path).now(settings).state is State.TRYING
 
 
+def full(path: Path, *_: object) -> None:
+    raise FileError("write", path, OSError(errno.ENOSPC, "No space left on device"))
+
+
+def test_a_full_disk_begins_no_trial_and_ends_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = PlacementSettings(WEB, "intercept")
+    trials = Trials(tmp_path)
+    monkeypatch.setattr(intercept, "TRIAL_SECONDS", 0.1)
+    with monkeypatch.context() as patched:
+        patched.setattr(intercept, "write_durably", full)
+        with pytest.raises(FileError):
+            trials.now(settings)
+    assert trials.now(settings).state is State.TRYING
+    monkeypatch.setattr(intercept, "write_durably", full)
+    with pytest.raises(FileError):
+        trials.confirm()
+    time.sleep(0.11)
+    assert trials.now(settings).state is State.ROLLED_BACK
+    assert Trials(tmp_path).now(settings).state is State.ROLLED_BACK
+
+
 def test_the_servers_addresses_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     addresses = Addresses(lambda: ["127.0.0.1:8444", "[::1]:8444", "no-such-host.invalid:1", "broken"])
     assert addresses.found() == (("127.0.0.1", 8444), ("::1", 8444))
@@ -144,6 +168,23 @@ async def test_h7_interception_that_nobody_confirms_is_rolled_back(host: Host, m
         await until(catching, "on trial again")
         await agent.confirm(REQUEST)
         await until(lambda: for_good() and agent.words(web) == "", "confirmed")
+
+
+@needs_root
+@needs_nft
+async def test_k5_without_a_disk_nothing_is_caught_and_all_else_goes_on(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert host.fakes is not None
+    web = host.fakes[0].placement
+    with monkeypatch.context() as patched:
+        patched.setattr(intercept, "write_durably", full)
+        async with host.agent() as agent:
+            await until(lambda: "15001" in table() and "15000" in table(), "the mesh's own")
+            await until(lambda: "No space left on device" in agent.words(web), "told")
+            assert not catching() and not agent.obstacle(web)
+            patched.undo()
+            await until(catching, "on trial")
 
 
 @needs_root

@@ -31,6 +31,7 @@ from meshagent.host.files import (
 from meshagent.identity import leaf as leaves
 from meshagent.identity import rotation
 from meshagent.identity.leaf import Leaf
+from meshagent.identity.rotation import Due
 
 log = logging.getLogger(__name__)
 
@@ -144,10 +145,11 @@ class Keeper:
         installed: Callable[[Identity], None],
         *,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._what, self._directory, self._sign, self._installed = what, directory, sign, installed
-        self._clock, self._chance = clock, chance
+        self._clock, self._monotonic, self._chance = clock, monotonic, chance
         self.owner: int | None = None  # whose the files are; None: our own
         self._roots: bytes | None = None
         self._asked: tuple[bytes, bytes] | None = None  # the key and the request of the renewal under way
@@ -169,11 +171,12 @@ class Keeper:
 
     async def run(self) -> None:
         identity = await asyncio.to_thread(read, self._directory)
-        due = self._clock() if identity is None else self._clock() + self._delay(identity)
+        due = self._due(self._delay(identity, self._clock()) if identity else 0.0)
         while True:
             await self._until(due)
+            before = identity
             try:
-                if identity is None or self._nudged or self._clock() >= due:
+                if identity is None or self._nudged or self._left(due) <= 0:
                     self._nudged = False
                     identity = await self._renew()
                 elif self._roots and self._roots != identity.bundle:
@@ -182,11 +185,12 @@ class Keeper:
                     continue
             except MeshagentError as error:
                 self._failures += 1
-                due = self._clock() + self._retry(identity)
+                due = self._due(self._retry(identity))
                 self._complain(identity, error)
                 continue
             self._failures = 0
-            due = self._clock() + self._delay(identity)
+            if before is None or identity.leaf != before.leaf:
+                due = self._due(self._delay(identity, identity.leaf.issued))
 
     async def _renew(self) -> Identity:
         # One key a renewal, however often it is tried.
@@ -218,15 +222,22 @@ class Keeper:
         self._installed(identity)
         return identity
 
-    async def _until(self, due: float) -> None:
-        while (left := due - self._clock()) > 0 and not self._wake.is_set():
+    def _due(self, seconds: float) -> Due:
+        """So many seconds from now."""
+        return Due(self._clock() + seconds, self._monotonic() + seconds)
+
+    def _left(self, due: Due) -> float:
+        return due.left(self._clock(), self._monotonic())
+
+    async def _until(self, due: Due) -> None:
+        while (left := self._left(due)) > 0 and not self._wake.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left, _LONGEST_SLEEP)):
                     await self._wake.wait()
         self._wake.clear()
 
-    def _delay(self, identity: Identity) -> float:
-        return rotation.delay(identity.leaf.issued, identity.leaf.end, self._clock(), self._chance())
+    def _delay(self, identity: Identity, now: float) -> float:
+        return rotation.delay(identity.leaf.issued, identity.leaf.end, now, self._chance())
 
     def _retry(self, identity: Identity | None) -> float:
         # Without any identity there is nothing that could last meanwhile: try as often as may be.

@@ -6,6 +6,7 @@ when a certificate was made, which is later than its not-before: certificates ar
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 RETRY_FIRST = 1.0
@@ -13,6 +14,19 @@ RETRY_LONGEST = 300.0
 # A host whose clock is wrong finds every certificate due at once: it must not renew in a loop.
 SHORTEST_INTERVAL = 5.0
 SKEW_LIMIT = 60.0
+
+
+@dataclass(frozen=True)
+class Due:
+    """A moment by two clocks, of which the first to get there counts: the wall clock may be set back, the monotonic one stands still while
+    the machine sleeps."""
+
+    wall: float
+    monotonic: float
+
+    def left(self, wall: float, monotonic: float) -> float:
+        """Seconds until then."""
+        return min(self.wall - wall, self.monotonic - monotonic)
 
 
 class Urgency(StrEnum):
@@ -34,7 +48,7 @@ def renewal(issued: float, end: float, jitter: float) -> float:
 
 def delay(issued: float, end: float, now: float, jitter: float) -> float:
     """Seconds until the first attempt to renew, whatever the clock says: a clock that is ahead must not make a loop, and one that is
-    behind must not sleep through the certificate's end."""
+    behind must not sleep through the certificate's end. Right after it was issued, `issued` is a better `now` than any clock."""
     first = renewal(issued, end, jitter)
     shortest = min(SHORTEST_INTERVAL, (end - issued) / 4) if end > issued else SHORTEST_INTERVAL
     return max(min(first - now, first - issued), shortest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from meshagent.agent import identity
 from meshagent.agent.identity import Identity, Keeper
 from meshagent.errors import MeshagentError
 from meshagent.host import files
-from meshagent.identity import x509
+from meshagent.identity import rotation, x509
 from tests.agent.authority import Authority
 
 WEB = "mesh/shop/virtualNode/web"
@@ -131,6 +132,39 @@ async def test_an_identity_is_made_and_renewed_before_it_ends(tmp_path: Path) ->
     assert first.key != second.key
     assert identity.read(tmp_path) == second
     assert second.leaf.issued < first.leaf.end
+
+
+async def test_k4_a_clock_that_was_ahead_and_is_set_back_lets_no_identity_end(tmp_path: Path) -> None:
+    signer = Signer(Authority(life=2.0))
+    reports: asyncio.Queue[Identity] = asyncio.Queue()
+    ahead = 9 * 3600.0
+    keeper = Keeper("web", tmp_path, signer, reports.put_nowait, clock=lambda: time.time() + ahead, chance=lambda: 1.0)
+    task = asyncio.create_task(keeper.run())
+    try:
+        first = await installed(keeper, reports)
+        ahead = 0.0
+        second = await installed(keeper, reports)
+    finally:
+        task.cancel()
+    assert second.leaf.issued < first.leaf.end
+
+
+async def test_k4_a_clock_that_stays_ahead_makes_no_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rotation, "SHORTEST_INTERVAL", 0.05)
+    authority = Authority()
+    issue(tmp_path, authority)
+    signer = Signer(authority)
+    reports: asyncio.Queue[Identity] = asyncio.Queue()
+    keeper = Keeper("web", tmp_path, signer, reports.put_nowait, clock=lambda: time.time() + 86400.0)
+    task = asyncio.create_task(keeper.run())
+    try:
+        await installed(keeper, reports)
+        keeper.trust(authority.bundle + Authority().bundle)
+        await installed(keeper, reports)
+        await asyncio.sleep(0.3)
+    finally:
+        task.cancel()
+    assert signer.asked == 1, "of what lay there, the clock is all that is known"
 
 
 async def test_a_nudge_ends_the_wait_after_a_failure(tmp_path: Path) -> None:

@@ -28,6 +28,21 @@ def test_no_clock_makes_a_loop_or_sleeps_through_the_end(issued: float, life: fl
     assert min(rotation.SHORTEST_INTERVAL, life / 4) - 1e-3 <= delay <= life * 0.5 + 1e-3
 
 
+@given(TIMES, LIVES, JITTERS)
+def test_by_its_own_issue_time_a_certificate_is_due_when_it_should_be(
+    issued: float, life: float, jitter: float
+) -> None:
+    delay = rotation.delay(issued, issued + life, issued, jitter)
+    assert delay == pytest.approx(rotation.renewal(issued, issued + life, jitter) - issued)
+
+
+def test_the_first_of_two_clocks_counts() -> None:
+    due = rotation.Due(wall=1000.0, monotonic=50.0)
+    assert due.left(990.0, 20.0) == 10.0
+    assert due.left(990.0 - 9 * 3600, 49.0) == 1.0
+    assert due.left(1001.0, 20.0) == -1.0
+
+
 def test_a_certificate_of_the_past_is_renewed_now() -> None:
     assert rotation.delay(0, DAY, 0.45 * DAY, 0.5) == rotation.SHORTEST_INTERVAL
     assert rotation.delay(0, DAY, 0.3 * DAY, 0.0) == pytest.approx(0.2 * DAY)

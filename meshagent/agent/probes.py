@@ -199,10 +199,10 @@ async def _grpc(target: Target) -> str:
 @contextlib.asynccontextmanager
 async def _marked_way(target: Target) -> AsyncIterator[str]:
     """Where gRPC, which cannot mark its sockets, gets a connection to the target that is marked: a socket of our own in between."""
-    upstream = await _socket(target)
+    # From here on the socket is its transport's: nobody else closes it.
+    there, onward = await asyncio.open_connection(sock=await _socket(target))
 
     async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, onward = await asyncio.open_connection(sock=upstream)
         pumps = [asyncio.create_task(_pump(reader, onward)), asyncio.create_task(_pump(there, writer))]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -212,14 +212,16 @@ async def _marked_way(target: Target) -> AsyncIterator[str]:
             onward.close()
             writer.close()
 
-    with tempfile.TemporaryDirectory(prefix="meshagent-") as directory:
-        path = f"{directory}/probe"
-        server = await asyncio.start_unix_server(between, path)
-        try:
-            yield f"unix:{path}"
-        finally:
-            server.close()
-            upstream.close()
+    try:
+        with tempfile.TemporaryDirectory(prefix="meshagent-") as directory:
+            path = f"{directory}/probe"
+            server = await asyncio.start_unix_server(between, path)
+            try:
+                yield f"unix:{path}"
+            finally:
+                server.close()
+    finally:
+        onward.close()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

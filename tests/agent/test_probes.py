@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import grpc
 import pytest
 
+from meshagent.agent import probes
 from meshagent.agent.probes import Counts, Target, Verdict, after, check, together, watch
 
 TARGET = Target("127.0.0.1", 1, healthy=2, unhealthy=3)
@@ -128,6 +129,24 @@ async def test_grpc_health(status: bytes, words: str) -> None:
         assert told == words or words in told
     finally:
         await server.stop(None)
+
+
+async def test_a_socket_that_carries_a_probe_past_envoy_is_let_go_before_its_descriptor_is_used_again() -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while chunk := await reader.read(100):
+            writer.write(chunk)
+        writer.close()
+
+    async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
+        target = Target("127.0.0.1", server.sockets[0].getsockname()[1])
+        async with probes._marked_way(target) as way:
+            reader, writer = await asyncio.open_unix_connection(way.removeprefix("unix:"))
+            writer.write(b"here")
+            assert await reader.readexactly(4) == b"here"
+        for _ in range(3):  # the lowest descriptors that are free
+            assert await check(target) == ""
+        assert await asyncio.wait_for(reader.read(), 5) == b"", "both ends are let go"
+        writer.close()
 
 
 async def test_changes_are_reported_and_repetitions_are_not(serve: Serve) -> None:

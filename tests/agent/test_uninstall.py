@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from meshagent.agent import uninstall
+from meshagent.agent import identity, uninstall
 from meshagent.agent.configuration import parse
 from meshagent.agent.settings import Settings
 from meshagent.agent.uninstall import UninstallError
@@ -32,6 +32,31 @@ def test_proxies_drain_while_the_agent_is_there_and_their_users_go_last(settings
     assert order.index("every proxy was drained and stopped") < order.index("the agent was stopped")
     assert order.index("no Envoy runs") < order.index("names and turned connections are gone")
     assert order[-1] == "the proxies' users are gone"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives files to other users")
+def test_what_stays_is_roots_before_the_users_go_and_an_agent_that_comes_back_gives_it_away_again(
+    tmp_path: Path,
+) -> None:
+    tls = tmp_path / "proxies" / "0123456789ab" / "tls"
+    (tls / "g-1").mkdir(parents=True)
+    (tls / "g-1" / "key.pem").touch()
+    (tls / "current").symlink_to("g-1")
+    every = [tls, tls / "g-1", tls / "g-1" / "key.pem", tls / "current"]
+
+    def owners() -> set[int]:
+        return {path.lstat().st_uid for path in every}
+
+    identity.write_sds(tls, 54321)
+    settings = parse(f"{{state_directory: {tmp_path}, placements: []}}", "agent.yaml")
+    steps = dict(uninstall.steps(settings, CONFIG, False))
+    order = list(steps)
+    assert order.index("the proxies' keys are root's") + 1 == order.index("the proxies' users are gone")
+    assert owners() == {54321}
+    steps["the proxies' keys are root's"]()
+    assert owners() == {0}
+    identity.write_sds(tls, 54322)
+    assert owners() == {54322}
 
 
 def test_state_and_configuration_go_only_when_purged(settings: Settings) -> None:

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +19,7 @@ import grpc.aio
 
 from meshagent import __version__
 from meshagent.errors import MeshagentError
-from meshagent.identity import spiffe, x509
+from meshagent.identity import spiffe
 from meshagent.identity.authority import Authority
 from meshagent.identity.errors import IdentityError
 from meshagent.identity.leaf import Leaf
@@ -31,6 +30,7 @@ from meshagent.server.desired import HelloRefused, Refusal, desired, settle, tak
 from meshagent.server.draining import heard
 from meshagent.server.lineage import notice_rollback
 from meshagent.server.loop import Loop
+from meshagent.server.peers import NotAllowed, admitted, peer_certificate, unknown_host
 from meshagent.server.reconcile import Applied
 from meshagent.server.records import HostRecord
 from meshagent.server.registry import Vouching, edit_host, read_host
@@ -46,10 +46,6 @@ WRITE_SECONDS = 30.0
 _log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-
-class NotAllowed(MeshagentError):
-    """The peer is not who may ask this."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +122,7 @@ class HostService:
 
     def _known(self, context: Context) -> HostRecord:
         """The peer's, as the Mesh has it."""
-        leaf = peer_certificate(context, self._authority.trust_domain)
+        leaf = peer_certificate(context.auth_context(), self._authority.trust_domain)
         return admitted(leaf, self._loop.reconciler.hosts.get(leaf.spiffe_id.host))
 
     # --- Check ---
@@ -142,7 +138,7 @@ class HostService:
 
     async def sign(self, request: host_pb2.SignRequest, context: Context) -> host_pb2.SignResponse:
         try:
-            leaf = peer_certificate(context, self._authority.trust_domain)
+            leaf = peer_certificate(context.auth_context(), self._authority.trust_domain)
             chain = await self._authority.issue_workload(
                 request.csr, await self._identity(leaf, request.placement), self.terms.certificate_life
             )
@@ -169,7 +165,7 @@ class HostService:
 
     async def watch(self, _: Any, context: Context) -> None:
         try:
-            leaf = peer_certificate(context, self._authority.trust_domain)
+            leaf = peer_certificate(context.auth_context(), self._authority.trust_domain)
         except NotAllowed as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
         host = leaf.spiffe_id.host
@@ -374,36 +370,6 @@ class HostService:
         except TimeoutError:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"nothing was heard for {seconds:g} s")
         return None if message is grpc.aio.EOF else message
-
-
-def peer_certificate(context: Context, trust_domain: str) -> Leaf:
-    """The certificate that the peer has shown, which TLS has verified; NotAllowed when it is no host's of this trust domain."""
-    for pem in context.auth_context().get("x509_pem_cert", ()):
-        with suppress(IdentityError):
-            leaf = x509.read_leaf(pem)
-            if leaf.spiffe_id.trust_domain == trust_domain and leaf.spiffe_id.host:
-                return leaf
-    raise NotAllowed(f"the certificate is no host's of trust domain {trust_domain}: connect with a host's identity")
-
-
-def admitted(leaf: Leaf, record: HostRecord | None) -> HostRecord:
-    """The record of the host that shows this certificate; NotAllowed when there is none, or when the name was joined anew since: who had it
-    before must not have it back. Both times are the authority's, in whole seconds, and a join is noted before its certificate is issued."""
-    host = leaf.spiffe_id.host
-    if record is None:
-        raise NotAllowed(unknown_host(host))
-    if leaf.issued < record.joined:
-        raise NotAllowed(
-            f"host {host!r} has joined anew since this certificate was issued: whoever shows it may join again with a new token"
-        )
-    return record
-
-
-def unknown_host(host: str) -> str:
-    return (
-        f"host {host!r} is not known here: it was removed, or this server has lost its records; it keeps what it has, and may join "
-        "again with a new token"
-    )
 
 
 def _note(seen: HostSeen, observed: host_pb2.Observed) -> None:

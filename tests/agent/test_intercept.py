@@ -105,7 +105,6 @@ def full(path: Path, *_: object) -> None:
 def test_a_full_disk_begins_no_trial_and_ends_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = PlacementSettings(WEB, "intercept")
     trials = Trials(tmp_path)
-    monkeypatch.setattr(intercept, "TRIAL_SECONDS", 0.1)
     with monkeypatch.context() as patched:
         patched.setattr(intercept, "write_durably", full)
         with pytest.raises(FileError):
@@ -114,7 +113,8 @@ def test_a_full_disk_begins_no_trial_and_ends_one(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(intercept, "write_durably", full)
     with pytest.raises(FileError):
         trials.confirm()
-    time.sleep(0.11)
+    over = time.clock_gettime(time.CLOCK_BOOTTIME) + intercept.TRIAL_SECONDS
+    monkeypatch.setattr(intercept.time, "clock_gettime", lambda _: over)
     assert trials.now(settings).state is State.ROLLED_BACK
     assert Trials(tmp_path).now(settings).state is State.ROLLED_BACK
 

@@ -17,10 +17,11 @@ from meshagent.identity.authority import Authority
 from meshagent.identity.tokens import TokenRecord
 from meshagent.protocol import host_pb2
 from meshagent.protos import core
-from meshagent.server.hosts import HostService, NotAllowed, Terms
+from meshagent.server.hosts import HostService, Terms
 from meshagent.server.lineage import open_lineage
 from meshagent.server.loop import REACH_SECONDS, Loop
 from meshagent.server.operations import drains, joined
+from meshagent.server.peers import NotAllowed
 from meshagent.server.reconcile import Reconciler
 from meshagent.server.records import HostRecord
 from meshagent.server.registry import Edit, delete_host, edit_host

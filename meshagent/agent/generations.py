@@ -20,7 +20,7 @@ from meshagent.agent.placement import LIVE
 from meshagent.agent.relay import Relay
 from meshagent.errors import MeshagentError
 from meshagent.host import envoys, processes, steering
-from meshagent.host.files import FileError
+from meshagent.host.files import FileError, remove
 from meshagent.host.supervisor import (
     NEXT_FILE,
     EnvoySpec,
@@ -252,7 +252,7 @@ class Generations:
             await asyncio.sleep(_AGAIN)
         self._begin(group, trial)
         self._follower = None
-        await finished((self._directory / NEXT_FILE).unlink, True)
+        await self._try_write(_remove_next)
         log.info("%s: Envoy %s serves, generation %d", self._ground.node.id, trial.spec.version, trial.number)
         await self._end(old, old.running or old.known or intent(old.spec))
 
@@ -338,9 +338,9 @@ class Generations:
     async def _as_serving(self, running: Running) -> None:
         await self._try_write(write_state, running)
 
-    async def _try_write(self, write: Callable[..., None], what: Running | Next) -> bool:
+    async def _try_write(self, write: Callable[..., None], *what: Running | Next) -> bool:
         try:
-            await finished(write, self._directory, what)
+            await finished(write, self._directory, *what)
         except FileError as error:
             # Not fatal: an agent that comes later finds what runs all the same.
             log.error("%s: %s", self._ground.node.id, error)
@@ -360,6 +360,10 @@ class Generations:
 
     def _order(self, spec: EnvoySpec) -> str:
         return f"{self._program().order} {spec.made_of}"
+
+
+def _remove_next(directory: Path) -> None:
+    remove(directory / NEXT_FILE)
 
 
 async def _contained(trial: Generation) -> None:

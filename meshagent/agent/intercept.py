@@ -15,7 +15,7 @@ from pathlib import Path
 
 from meshagent.agent.settings import PlacementSettings
 from meshagent.errors import MeshagentError
-from meshagent.host.files import read_if_there, write_durably
+from meshagent.host.files import read_if_there, remove, write_durably
 from meshagent.host.processes import boot_id
 
 TRIAL_SECONDS = 120
@@ -91,7 +91,7 @@ class Trials:
     def again(self) -> None:
         """What was rolled back is tried once more."""
         if self._trial is not None and self._trial.state is not State.CONFIRMED:
-            self._path.unlink(missing_ok=True)
+            remove(self._path)
             self._trial = None
 
     def _keep(self, trial: Trial) -> Trial:

@@ -22,7 +22,7 @@ from meshagent.agent.flight import PAGE, cut_words
 from meshagent.agent.placement import crash_words, restart_pause
 from meshagent.errors import MeshagentError
 from meshagent.host import envoys
-from meshagent.host.files import make_directory, read_if_there, remove_tree, write_durably
+from meshagent.host.files import make_directory, read_if_there, remove, remove_tree, write_durably
 from meshagent.host.supervisor import (
     EnvoySpec,
     Running,
@@ -250,7 +250,7 @@ def prepare_bootstrap(
         candidate = spec.directory / "candidate.json"
         write_durably(candidate, text)
         validate(spec.binary, candidate, spec.directory)
-        candidate.unlink(missing_ok=True)
+        remove(candidate)
     write_durably(spec.bootstrap, text, owner=owner)
 
 
@@ -310,8 +310,8 @@ def _remove(directory: Path, running: Running) -> None:
     place = Path(running.relay_socket).parent
     if place.name == f"{directory.name}-{running.generation}":
         remove_tree(place)
-    bootstrap_path(directory, running.generation).unlink(missing_ok=True)
-    retired_path(directory, running.generation).unlink(missing_ok=True)
+    remove(bootstrap_path(directory, running.generation))
+    remove(retired_path(directory, running.generation))
 
 
 def _open_files() -> int:

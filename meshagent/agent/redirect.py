@@ -23,7 +23,7 @@ from meshagent.agent.settings import NOWHERE, SYSTEMD, PlacementSettings, Settin
 from meshagent.agent.ways import PATIENCE, TURNING, Owner, Plan, plan, taken_words
 from meshagent.errors import MeshagentError
 from meshagent.host import hostsfile, nftables, nftwatch, users
-from meshagent.host.files import FileError, read_if_there, write_durably
+from meshagent.host.files import FileError, read_if_there, remove, write_durably
 from meshagent.host.hostsfile import HostsFileError, Taken
 from meshagent.host.nftables import Caught, NftError
 from meshagent.protocol import host_pb2
@@ -280,7 +280,7 @@ class _Table:
             self._catches = any(way.caught is not None for way in wanted.ways)
             log.info("nftables: %s", _told(wanted))
         if not wanted.ways:
-            file.unlink(missing_ok=True)
+            remove(file)
 
     def repaired(self) -> str:
         if not self.repairs or time.time() - self._repaired_at > _REPAIR_TOLD:
@@ -321,7 +321,7 @@ def forget(settings: Settings) -> None:
         away(lambda: hostsfile.take_away(path))
     if file.exists() or any(each.mode in TURNING for each in settings.placements):
         away(lambda: _remove_rules(file))
-    (settings.state_directory / TRIAL_FILE).unlink(missing_ok=True)
+    away(lambda: remove(settings.state_directory / TRIAL_FILE))
     if errors:
         raise errors[0]
 
@@ -329,7 +329,7 @@ def forget(settings: Settings) -> None:
 def _remove_rules(file: Path) -> None:
     """The file says that there were some, until they are gone."""
     nftables.remove()
-    file.unlink(missing_ok=True)
+    remove(file)
 
 
 def _told(wanted: Plan) -> str:

@@ -152,6 +152,14 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
+def remove(path: Path) -> None:
+    """Removes a file. Gone already is fine."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise FileError("remove", path, error) from error
+
+
 def remove_tree(path: Path) -> None:
     """Removes a directory with all that is in it. Gone already is fine."""
     try:

@@ -127,3 +127,12 @@ def test_directories_are_private_and_are_made_so_when_they_are_not(tmp_path: Pat
     files.remove_tree(tmp_path / "a")
     files.remove_tree(tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+def test_what_cannot_be_removed_is_named_and_what_is_gone_is_gone(tmp_path: Path) -> None:
+    files.remove(tmp_path / "never-there")
+    (tmp_path / "file").touch()
+    files.remove(tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+    with pytest.raises(FileError, match=f"cannot remove {tmp_path}: "):
+        files.remove(tmp_path)

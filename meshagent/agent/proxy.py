@@ -39,7 +39,7 @@ from meshagent.xds.snapshot import Stamp
 
 log = logging.getLogger(__name__)
 
-POLL, POLL_STARTING = 1.0, 0.1
+POLL, POLL_SILENT, POLL_STARTING = 2.0, 1.0, 0.1  # an end, a start and what else happens to it is heard of at once
 CERTIFICATES = 10.0  # so seldom Envoy is asked which it holds, but for a while after another was installed
 _AGAIN = 5.0
 _UNBLOCK = 1.0
@@ -298,7 +298,7 @@ class Proxy:
         return self._placement.slot, follows.low_ports(self._placement)
 
     async def _observe(self) -> None:
-        """Asks Envoy how it is: often while it starts, at once when something happened to it, else every second."""
+        """Asks Envoy how it is: often while it starts, at once when something happened to it, else every other second."""
         said = self.status()
         while True:
             self._envoy = await self._look()
@@ -311,8 +311,9 @@ class Proxy:
                 said = now
                 self._around.changed()
             starting = self._running is not None and self._envoy.state != LIVE and self._envoy.misses < 600
+            pause = POLL_STARTING if starting else POLL_SILENT if self._envoy.misses else POLL
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_STARTING if starting else POLL):
+                async with asyncio.timeout(pause):
                     await self._stirred.wait()
             self._stirred.clear()
 

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 RULES_FILE = "redirect.nft"  # in the state directory: what meshagent-redirect.service loads at boot
 LOOK_EVERY = 5.0  # the kernel tells of changes, so that this is for what it cannot tell
-_PASS_EVERY = 1.0
+_PASS_EVERY = 2.0
 _DYNAMIC = Path("/run/systemd/dynamic-uid")
 _SOON = 0.05
 _REPAIR_TOLD = 3600.0

@@ -224,7 +224,7 @@ _NOTHING = {"relay_socket": "", "admin_socket": "", "boot_id": ""}
 
 def _numbers(directory: Path, pattern: str) -> frozenset[int]:
     numbers = (path.stem.rpartition("-")[2] for path in directory.glob(pattern))
-    return frozenset(int(number) for number in numbers if number.isdigit())
+    return frozenset(int(number) for number in numbers if number.isdecimal())
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -140,13 +140,11 @@ async def test_h4_a_version_that_does_not_come_up_is_ended_and_the_old_one_never
     if fault == "hangs":
         monkeypatch.setattr(upgrade, "TRIAL_SECONDS", 2.0)
     versions = run_dir / "envoys"
-    for version, program in ((NEW, None), ("1.41.0", BROKEN[fault])):
-        (versions / version).mkdir(parents=True)
-        if program is None:
-            os.link(ENVOYS / version / "envoy", versions / version / "envoy")
-        else:
-            (versions / version / "envoy").write_text(program)
-            (versions / version / "envoy").chmod(0o755)
+    broken = versions / "1.41.0" / "envoy"
+    broken.parent.mkdir(parents=True)
+    broken.write_text(BROKEN[fault])
+    broken.chmod(0o755)
+    (versions / NEW).symlink_to((ENVOYS / NEW).absolute())
     envoy(setting, NEW, directory=versions)
     setting.offer(1, *setting.resources()[:3], picky_route())
     setting.start()

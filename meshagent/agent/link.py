@@ -202,6 +202,7 @@ class Link:
             desired = await self._first_word(call)
             await self._begin(Session(server, channel))
             self._take(desired)
+            self._news.set()  # a server counts a host as there once that has answered its first word
             tasks += [
                 asyncio.create_task(self._read(call)),
                 asyncio.create_task(self._write(call)),

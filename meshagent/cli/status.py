@@ -230,6 +230,12 @@ def _host_lines(all_hosts: Sequence[Mapping[str, Any]], now: float) -> Iterator[
             yield f"{host['host']}: accepted, and has not taken what it is offered yet"
         for problem in host.get("problems", ()):
             yield f"{host['host']}: {fault_line(problem)}"
+        for clone in host.get("clones", ()):
+            where = f"at {clone['address']}{_last_seen(clone, now)}"
+            yield (
+                f"{host['host']}: another machine, {where}, has a copy of its identity and is kept out: "
+                "give that one a name and a token of its own"
+            )
 
 
 def _last_seen(host: Mapping[str, Any], now: float) -> str:

@@ -119,7 +119,7 @@ async def _servers(seen: _Host) -> Iterable[Finding]:
     held: Identity | None = member.identity if member else None
     files = seen.directory / "host" / "current"
     seen.servers = list(await asyncio.gather(*(connect.server(one, name, held, files) for one in known)))
-    return network.servers(seen.servers)
+    return network.servers(seen.servers, (seen.status or {}).get("serverWords", ""))
 
 
 async def _clock(seen: _Host) -> Iterable[Finding]:

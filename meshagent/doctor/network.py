@@ -35,8 +35,8 @@ _STEPS = {
 }
 
 
-def servers(seen: Sequence[ServerSeen]) -> Iterator[Finding]:
-    """One server in reach is enough for the host to go on; the others are worth a warning."""
+def servers(seen: Sequence[ServerSeen], agent: str = "") -> Iterator[Finding]:
+    """One server in reach is enough for the host to go on; the others are worth a warning. `agent`: why its agent has none."""
     reached = any(not server.failed for server in seen)
     if not seen:
         yield unknown("servers", "this host knows no server: it has not joined")
@@ -47,6 +47,9 @@ def servers(seen: Sequence[ServerSeen]) -> Iterator[Finding]:
         what, remedy = _STEPS[server.failed]
         say = warning if reached else wrong
         yield say("servers", f"{server.address}: {what}: {server.words}", remedy)
+    if reached and agent:
+        remedy = "do what the words say; `journalctl -u meshagent-agent` has what the agent tries meanwhile"
+        yield wrong("servers", f"the agent has no server all the same: {agent}", remedy)
 
 
 def names(wanted: Mapping[str, str], found: Mapping[str, Sequence[str]], *, file: str) -> Iterator[Finding]:

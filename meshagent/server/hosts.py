@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,17 +23,20 @@ from meshagent.identity import spiffe
 from meshagent.identity.authority import Authority
 from meshagent.identity.errors import IdentityError
 from meshagent.identity.leaf import Leaf
-from meshagent.mesh.graph import Touch, View
+from meshagent.mesh.graph import View
 from meshagent.protocol import host_pb2
 from meshagent.protocol.facts import attributes
+from meshagent.server.clones import CloneRefused, refuse_clone
 from meshagent.server.desired import HelloRefused, Refusal, desired, settle, taken
 from meshagent.server.draining import heard
 from meshagent.server.lineage import notice_rollback
 from meshagent.server.loop import Loop
-from meshagent.server.peers import NotAllowed, admitted, peer_certificate, unknown_host
+from meshagent.server.machines import Contested, Machines
+from meshagent.server.peers import NotAllowed, admitted, peer_address, peer_certificate, unknown_host
 from meshagent.server.reconcile import Applied
 from meshagent.server.records import HostRecord
 from meshagent.server.registry import Vouching, edit_host, read_host
+from meshagent.server.session import Session
 from meshagent.server.status import HostSeen, Status, in_sync, stamp_of
 from meshagent.specs.keys import Key
 from meshagent.store.base import Store, StoreError
@@ -57,28 +60,19 @@ class Terms:
     certificate_life: float = 86400.0
 
 
-class Session:
-    """One host's open stream: what is to be sent to it, and what has ended it."""
-
-    def __init__(self, record: HostRecord, refusals: tuple[Refusal, ...]) -> None:
-        self.record, self.refusals = record, refusals
-        self.changed = asyncio.Event()
-        self.superseded = asyncio.Event()
-        self.ended = ""
-        self.touched: frozenset[Touch] = frozenset()
-        # The drains, by placement, of which all subscribers know; and whether some are still to hear.
-        self.drain_seen: dict[str, int] = {}
-        self.telling = False
-
-    def end(self, words: str) -> None:
-        self.ended = words
-        self.superseded.set()
-
-
 class HostService:
-    def __init__(self, store: Store, loop: Loop, status: Status, authority: Authority, terms: Terms) -> None:
+    def __init__(
+        self,
+        store: Store,
+        loop: Loop,
+        status: Status,
+        authority: Authority,
+        terms: Terms,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store, self._loop, self._status, self._authority = store, loop, status, authority
-        self.terms = terms
+        self.terms, self._clock = terms, clock
+        self._machines = Machines(store, loop, clock)
         self._sessions: dict[str, Session] = {}
         loop.listeners.append(self._applied)
         status.stream_listeners.append(self._look_for_drains)
@@ -176,6 +170,12 @@ class HostService:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must carry hello")
         try:
             session = await self._greet(leaf, first.hello)
+        except CloneRefused as error:
+            self._status.kept_out(host, first.hello.boot_id, peer_address(context.peer()))
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        except Contested as error:
+            _log.info("%s has to wait: %s", host, error)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         except HelloRefused as error:
             _log.warning("%s was turned away: %s", host, error)
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
@@ -190,14 +190,16 @@ class HostService:
     async def _greet(self, leaf: Leaf, hello: host_pb2.Hello) -> Session:
         """The host's record with what it wants now, written and seen in the Mesh, so that all it is told of exists."""
         host = leaf.spiffe_id.host
-        admitted(leaf, await read_host(self._store, host))
+        refuse_clone(admitted(leaf, await read_host(self._store, host)), hello.boot_id)
         # Before anything is written on its behalf: our own small writes must not hide that the store is behind.
         reconciler = self._loop.reconciler
         rolled_back = await notice_rollback(self._store, host, stamp_of(hello.held), reconciler.lineage.id)
+        await self._machines.contend(self._sessions.get(host), hello.boot_id, self.terms.lease_seconds / 2)
         refusals: tuple[Refusal, ...] = ()
 
         def edit(record: HostRecord) -> HostRecord:
             nonlocal refusals
+            refuse_clone(record, hello.boot_id)
             record, refusals = settle(record, hello)
             return record
 
@@ -209,13 +211,13 @@ class HostService:
             revision = max(revision, await self._store.revision())
         await self._loop.reached(revision)
         # As the Mesh has it now: what was written while this waited, a drain or a removal, no session was told of.
-        return Session(admitted(leaf, reconciler.hosts.get(host)), refusals)
+        record = admitted(leaf, reconciler.hosts.get(host))
+        refuse_clone(record, hello.boot_id)
+        return Session(record, hello.boot_id, refusals, self._clock())
 
     async def _hold(self, host: str, session: Session, first: host_pb2.Observed, context: Context) -> None:
         earlier = self._sessions.get(host)
         if earlier is not None:
-            if self._status.host(host).hello.boot_id != first.hello.boot_id:
-                _log.warning("%s connects from another boot while it is still connected: is the machine a clone?", host)
             earlier.end("another connection of this host took over")
         self._sessions[host] = session
         seen = self._status.host(host)
@@ -242,6 +244,7 @@ class HostService:
         vouching: Vouching | None = None
         while observed is not None:
             seen = self._status.host(host)
+            session.heard = self._clock()
             _note(seen, observed)
             self._status.heard(host)
             if any(session.drain_seen.get(one.id, 0) != one.drain for one in seen.placements.values()):
@@ -252,6 +255,7 @@ class HostService:
                     await vouching.open()
                 else:
                     await vouching.renew()
+                    await self._machines.settle(session)
                 await self._consider(host, session, seen, vouching)
                 if observed.HasField("facts"):
                     await self._keep_facts(host, attributes(observed.facts))
@@ -294,7 +298,8 @@ class HostService:
         while True:
             session.changed.clear()
             message = self._desired(session)
-            if last is None or not _says_the_same(last, message):
+            if session.again or last is None or not _says_the_same(last, message):
+                session.again = False
                 try:
                     async with asyncio.timeout(WRITE_SECONDS):
                         await context.write(message)
@@ -354,6 +359,7 @@ class HostService:
                 if session is not None:
                     session.end(f"host {name} was removed by an operator")
             elif session is not None:
+                self._machines.changed(session, hosts[name])
                 session.record = hosts[name]
                 session.changed.set()
         self._look_for_drains()

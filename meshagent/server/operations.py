@@ -22,6 +22,7 @@ from meshagent.identity import spiffe, tokens, x509
 from meshagent.identity.authority import Authority
 from meshagent.identity.errors import IdentityError, TokenRefused
 from meshagent.mesh.placement import Endpoint
+from meshagent.server.clones import forgotten
 from meshagent.server.fleet import edit_policy
 from meshagent.server.hosts import Terms
 from meshagent.server.lineage import accept_all, accept_host
@@ -256,7 +257,7 @@ def joined(record: HostRecord, token: tokens.TokenRecord, now: float) -> HostRec
         raise TokenRefused(
             f"host {record.host!r} has joined with a newer token than {token.id} since: use that, or make a new one"
         )
-    fresh = replace(record, allowed=token.placements, token=token.id, joined=int(now))
+    fresh = replace(forgotten(record), allowed=token.placements, token=token.id, joined=int(now))
     return replace(fresh, placements=tuple(one for one in record.placements if fresh.allows(one.resource)))
 
 

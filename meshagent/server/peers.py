@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from urllib.parse import unquote
 
 from meshagent.errors import MeshagentError
 from meshagent.identity import x509
@@ -37,6 +38,11 @@ def admitted(leaf: Leaf, record: HostRecord | None) -> HostRecord:
             f"host {host!r} has joined anew since this certificate was issued: whoever shows it may join again with a new token"
         )
     return record
+
+
+def peer_address(peer: str) -> str:
+    """The IP address in gRPC's name for a connection's other end: ipv4:10.0.0.5:4711 or ipv6:%5B2001:db8::1%5D:4711."""
+    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
 
 
 def unknown_host(host: str) -> str:

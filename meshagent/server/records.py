@@ -67,7 +67,8 @@ class Order:
 @dataclass(frozen=True)
 class HostRecord:
     """`allowed` are resource paths, a trailing * for all that begin so, as the newest join token gave them. `accept`
-    while an operator's release waits for the host to take it; `drained` with all that it runs or will run."""
+    while an operator's release waits for the host to take it; `drained` with all that it runs or will run. `boot` and what follows
+    are ids of boots, the newest last: of its machine, of that machine before, and of copies of it that are kept out (clones)."""
 
     host: str
     allowed: tuple[str, ...] = ()
@@ -82,6 +83,9 @@ class HostRecord:
     facts: Mapping[str, str] = field(default_factory=dict)
     envoy: Order | None = None
     drained: bool = False
+    boot: str = ""
+    earlier_boots: tuple[str, ...] = ()
+    clones: tuple[str, ...] = ()
 
     @property
     def attributes(self) -> Mapping[str, str]:
@@ -110,7 +114,8 @@ class HostRecord:
         found = _object(entry)
         try:
             known = _only(cls, found)
-            known["allowed"] = tuple(map(str, found.get("allowed", ())))
+            for name in ("allowed", "earlier_boots", "clones"):
+                known[name] = tuple(map(str, found.get(name, ())))
             for name in ("labels", "facts"):
                 known[name] = {str(key): str(value) for key, value in found.get(name, {}).items()}
             known["placements"] = tuple(

@@ -6,6 +6,7 @@ of it. It decides nothing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,19 @@ HEALTH_WORDS = {
 }
 
 
+# A machine that is kept out asks every few seconds; one that was not heard of for so long is off, or has a name of its own.
+CLONE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class CloneSeen:
+    """A machine with a copy of a host's identity that was refused: from where it came, and when it last did, Unix seconds."""
+
+    boot: str
+    address: str
+    last: float
+
+
 @dataclass
 class HostSeen:
     """`last` is when it was last heard of, Unix seconds, `since` when it connected or went away; what else there is stays as last told when
@@ -41,6 +55,7 @@ class HostSeen:
     problems: tuple[tuple[str, str], ...] = ()
     facts: host_pb2.Facts | None = None
     placements: dict[str, host_pb2.PlacementStatus] = field(default_factory=dict)
+    clones: dict[str, CloneSeen] = field(default_factory=dict)
 
     def stamps(self) -> list[Stamp]:
         """Everything that this host is known to hold."""
@@ -65,6 +80,9 @@ class Status:
     def heard(self, host: str) -> None:
         for listener in self.listeners:
             listener(host)
+
+    def kept_out(self, host: str, boot: str, address: str) -> None:
+        self.host(host).clones[boot] = CloneSeen(boot, address, time.time())
 
     def forget_host(self, name: str) -> None:
         self.hosts.pop(name, None)
@@ -186,6 +204,11 @@ def host_status(record: HostRecord, seen: HostSeen | None) -> dict[str, Any]:
         "heldReason": seen.held_reason,
         "certificate": {"expires": seen.certificate_expires},
         "problems": [{"resource": resource, "message": words} for resource, words in seen.problems],
+        "clones": [
+            {"bootId": clone.boot, "address": clone.address, "lastSeen": int(clone.last)}
+            for clone in seen.clones.values()
+            if clone.boot in record.clones and time.time() - clone.last < CLONE_SECONDS
+        ],
     }
 
 

@@ -230,6 +230,10 @@ def test_servers() -> None:
     says(network.servers([ServerSeen("b:1", "speak", "no answer")]), "wrong", "takes the connection", "journalctl")
     says(network.servers([ServerSeen("b:1", "ask", "unknown")]), "wrong", "refuses this host", "join again")
     says(network.servers([]), "unknown", "knows no server")
+    assert [one.state for one in network.servers([good], "")] == [State.OK]
+    assert [one.state for one in network.servers([down], "no route")] == [State.WRONG], "said once"
+    _, refused = network.servers([good], "a clone is kept out")
+    says([refused], "wrong", "the agent has no server all the same: a clone is kept out", "journalctl")
 
 
 def test_names() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import grpc
@@ -17,6 +18,7 @@ from meshagent.identity.authority import Authority
 from meshagent.identity.tokens import TokenRecord
 from meshagent.protocol import host_pb2
 from meshagent.protos import core
+from meshagent.server.clones import answered
 from meshagent.server.hosts import HostService, Terms
 from meshagent.server.lineage import open_lineage
 from meshagent.server.loop import REACH_SECONDS, Loop
@@ -25,7 +27,7 @@ from meshagent.server.peers import NotAllowed
 from meshagent.server.reconcile import Reconciler
 from meshagent.server.records import HostRecord
 from meshagent.server.registry import Edit, delete_host, edit_host
-from meshagent.server.status import Status
+from meshagent.server.status import CLONE_SECONDS, Status, host_status
 from meshagent.store.memory import MemoryStore
 from meshagent.xds.cache import SnapshotCache
 from meshagent.xds.intake import Intake
@@ -58,6 +60,9 @@ class Call:
     def auth_context(self) -> dict[str, list[bytes]]:
         return {"x509_pem_cert": [self._certificate]}
 
+    def peer(self) -> str:
+        return "ipv4:10.0.0.9:4711"
+
     async def read(self) -> host_pb2.Observed:
         return await self.said.get()
 
@@ -82,7 +87,7 @@ class Meddled(Loop):
 
 class Clock:
     def __init__(self) -> None:
-        self.now = time.time()
+        self.now = time.time()  # or monotonic: only differences count
 
     def __call__(self) -> float:
         return self.now
@@ -93,8 +98,12 @@ class Hosts:
 
     def __init__(self, store: MemoryStore, authority: Authority, clock: Clock, loop: Meddled) -> None:
         self.store, self.authority, self.clock, self.loop = store, authority, clock, loop
-        self.status = Status()
-        self.service = HostService(store, loop, self.status, authority, Terms(("s:1",)))
+        self.status, self.monotonic = Status(), Clock()
+        self.service = HostService(store, loop, self.status, authority, Terms(("s:1",)), self.monotonic)
+
+    @property
+    def record(self) -> HostRecord:
+        return self.loop.reconciler.hosts["a"]
 
     async def edit(self, edit: Edit) -> None:
         """Seen when it returns."""
@@ -235,3 +244,150 @@ async def test_a_host_may_join_anew_without_being_removed(hosts: Hosts) -> None:
 async def test_who_is_no_host_of_ours_is_refused(hosts: Hosts, uri: str) -> None:
     assert len(await refusals(hosts, await hosts.certificate(uri))) == 4
     assert len(await refusals(hosts, b"junk")) == 4
+
+
+def of_boot(boot: str, address: str = "10.0.0.1") -> host_pb2.Observed:
+    hello = host_pb2.Observed()
+    hello.CopyFrom(HELLO)
+    hello.hello.boot_id, hello.hello.address = boot, address
+    return hello
+
+
+class Machine:
+    """One that has host a's identity: its agent says hello, and answers what it is told first."""
+
+    def __init__(self, hosts: Hosts, certificate: bytes, boot: str) -> None:
+        self._hosts, self._certificate, self.boot = hosts, certificate, boot
+        self.call = self._call()
+
+    def _call(self) -> Call:
+        return Call(self._certificate, of_boot(self.boot, f"10.0.0.{self.boot[1]}"))
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[asyncio.Task[None]]:
+        self.call = self._call()
+        async with self._hosts.watching(self.call) as watch:
+            await asyncio.wait_for(self.call.heard.get(), 5)
+            self.speak()
+            await until(lambda: self._hosts.record.boot == self.boot, f"{self.boot} is the host")
+            yield watch
+
+    def speak(self) -> None:
+        self.call.said.put_nowait(host_pb2.Observed())
+
+    async def refused(self, match: str) -> None:
+        async with self._hosts.watching(self._call()) as watch:
+            await ended(watch, match)
+
+
+async def ended(watch: asyncio.Task[None], match: str) -> None:
+    with pytest.raises(Refused, match=match):
+        await asyncio.wait_for(watch, 5)
+
+
+WAIT, KEPT_OUT = (
+    "UNAVAILABLE: .*connected from another boot",
+    r"FAILED_PRECONDITION: another machine, at 10\.0\.0\.1, is host 'a'",
+)
+
+
+async def test_d8_a_copy_of_a_connected_machine_is_kept_out_and_the_machine_never_notices(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = await hosts.join("t1")
+    machine, copy = Machine(hosts, certificate, "a1"), Machine(hosts, certificate, "b2")
+    async with machine.connected() as watch:
+        await copy.refused(WAIT)
+        hosts.monotonic.now += 5.0
+        machine.speak()
+        await until(lambda: machine.call.said.empty(), "heard")
+        await copy.refused(KEPT_OUT)
+        record = hosts.record
+        assert (record.boot, record.clones, record.address) == ("a1", ("b2",), "10.0.0.1")
+        (clone,) = host_status(record, hosts.status.host("a"))["clones"]
+        assert (clone["bootId"], clone["address"]) == ("b2", "10.0.0.9")
+        monkeypatch.setattr(time, "time", lambda: clone["lastSeen"] + 2 * CLONE_SECONDS)
+        assert host_status(record, hosts.status.host("a"))["clones"] == []
+        monkeypatch.undo()
+        assert not watch.done()
+    # The machine is started anew, as it may be at any time; the copy is not the host meanwhile.
+    await copy.refused(KEPT_OUT)
+    async with Machine(hosts, certificate, "a3").connected():
+        assert hosts.record.clones == ("b2",)
+
+
+async def test_d8_a_machine_that_was_away_while_its_copy_came_is_the_host_when_it_is_back(hosts: Hosts) -> None:
+    certificate = await hosts.join("t1")
+    machine, copy = Machine(hosts, certificate, "a1"), Machine(hosts, certificate, "b2")
+    async with machine.connected():
+        pass
+    async with copy.connected() as watch:
+        await machine.refused(WAIT)
+        hosts.monotonic.now += 5.0
+        copy.speak()
+        await until(lambda: copy.call.said.empty(), "heard")
+        async with machine.connected():
+            await ended(watch, "kept out")
+            await copy.refused(KEPT_OUT)
+
+
+async def test_a_machine_that_went_down_without_a_word_is_back_as_soon_as_it_is_known_to_be_down(hosts: Hosts) -> None:
+    certificate = await hosts.join("t1")
+    before, after = Machine(hosts, certificate, "a1"), Machine(hosts, certificate, "a2")
+    async with before.connected() as watch:
+        await after.refused(WAIT)
+        # Told again what it knows, to which the machine that is up again would answer with a reset.
+        await asyncio.wait_for(before.call.heard.get(), 5)
+        # What was on its way then is read late, and proves nothing.
+        hosts.monotonic.now += 0.5
+        before.speak()
+        await until(lambda: before.call.said.empty(), "heard")
+        await after.refused(WAIT)
+        hosts.monotonic.now += 8.0
+        async with after.connected():
+            await ended(watch, "took over")
+    assert hosts.record.clones == ()
+
+
+async def test_what_a_machine_had_said_before_it_went_down_makes_no_copy_of_it(hosts: Hosts) -> None:
+    """Its hello is read after its next boot's, by a server that hung meanwhile. Nothing follows it."""
+    certificate = await hosts.join("t1")
+    before, after = Machine(hosts, certificate, "a1"), Machine(hosts, certificate, "a2")
+    async with before.connected():
+        pass
+    async with after.connected():
+        pass
+    late = Call(certificate, of_boot("a1"))
+    async with hosts.watching(late) as watch:
+        await asyncio.wait_for(late.heard.get(), 5)
+        hosts.monotonic.now += 8.0
+        async with after.connected():
+            await ended(watch, "took over")
+    assert (hosts.record.boot, hosts.record.clones) == ("a2", ())
+
+
+async def test_d8_machines_that_are_connected_to_different_servers_are_told_apart(hosts: Hosts) -> None:
+    """What the other server writes is all that this one sees of the other machine."""
+    certificate = await hosts.join("t1")
+    call = Call(certificate, of_boot("a1"), host_pb2.Observed())
+    async with hosts.watching(call) as first:
+        await until(lambda: hosts.record.boot == "a1", "the first is the host")
+        await hosts.edit(lambda record: answered(record, "b2"))
+        with pytest.raises(Refused, match="another machine"):
+            await asyncio.wait_for(first, 5)
+    call = Call(certificate, of_boot("b2"), host_pb2.Observed())
+    async with hosts.watching(call) as second:
+        await asyncio.wait_for(call.heard.get(), 5)
+        await hosts.edit(lambda record: answered(record, "a1"))
+        with pytest.raises(Refused, match=r"another machine.*kept out"):
+            await asyncio.wait_for(second, 5)
+
+
+async def test_a_clone_that_joins_anew_is_the_host(hosts: Hosts) -> None:
+    await hosts.join("t1")
+    await hosts.edit(lambda record: replace(record, boot="a1", clones=("b2",)))
+    hosts.clock.now += 1.0
+    call = Call(await hosts.join("t2"), of_boot("b2"), host_pb2.Observed())
+    async with hosts.watching(call):
+        await until(lambda: hosts.record.boot == "b2", "it is the host")
+    assert hosts.record.clones == ()

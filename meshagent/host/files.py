@@ -20,6 +20,9 @@ PRIVATE_FILE = 0o600
 PRIVATE_DIRECTORY = 0o700
 # Entered by who knows a name in it, listed by nobody: for what several users have their own places in.
 PASSABLE_DIRECTORY = 0o711
+# Of what another user's program is to read and to watch, without a say in what stands there.
+READABLE_FILE = 0o644
+READABLE_DIRECTORY = 0o755
 
 
 class FileError(MeshagentError):
@@ -114,13 +117,23 @@ def make_directory(path: Path, mode: int = PRIVATE_DIRECTORY, owner: int | None 
 
 
 def give(path: Path, owner: int) -> None:
-    """Makes a tree of files another user's, links as such. What is that user's already is left alone."""
+    """Makes the files of a tree another user's, links as such, and its directories ours: what we write there by name, nobody has put
+    something else in the place of. What is right already is left alone."""
     try:
-        for each in (path, *path.rglob("*")):
-            if each.lstat().st_uid != owner:
-                os.chown(each, owner, -1, follow_symlinks=False)
+        _give(path, owner)
     except OSError as error:
         raise FileError("change the owner of", path, error) from error
+
+
+def _give(path: Path, owner: int) -> None:
+    status = path.lstat()
+    directory = stat.S_ISDIR(status.st_mode)
+    wanted = os.geteuid() if directory else owner
+    if status.st_uid != wanted:
+        os.chown(path, wanted, -1, follow_symlinks=False)
+    if directory:  # ours by now: what is in it stays there
+        for each in path.iterdir():
+            _give(each, owner)
 
 
 def sync_directory(path: Path) -> None:

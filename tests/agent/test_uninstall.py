@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,10 +43,18 @@ def test_what_stays_is_roots_before_the_users_go_and_an_agent_that_comes_back_gi
     (tls / "g-1").mkdir(parents=True)
     (tls / "g-1" / "key.pem").touch()
     (tls / "current").symlink_to("g-1")
-    every = [tls, tls / "g-1", tls / "g-1" / "key.pem", tls / "current"]
+    for each in (tls, tls / "g-1"):  # as releases before this one left it
+        each.chmod(0o700)
+        os.chown(each, 54320, -1)
 
     def owners() -> set[int]:
-        return {path.lstat().st_uid for path in every}
+        for each in (tls, tls / "g-1"):
+            assert (each.stat().st_uid, stat.S_IMODE(each.stat().st_mode)) == (0, 0o755), (
+                "nobody else puts anything there"
+            )
+        return {
+            path.lstat().st_uid for path in (tls / "g-1" / "key.pem", tls / "current", tls / "sds-certificate.yaml")
+        }
 
     identity.write_sds(tls, 54321)
     settings = parse(f"{{state_directory: {tmp_path}, placements: []}}", "agent.yaml")

@@ -145,7 +145,8 @@ async def test_c6_a_server_that_hangs_is_told_from_one_that_is_away(
 ) -> None:
     monkeypatch.setattr(connect, "STEP_SECONDS", 0.2)
     held = installed(tmp_path, Authority())
-    silent = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    held_open: list[asyncio.StreamWriter] = []
+    silent = await asyncio.start_server(lambda _, writer: held_open.append(writer), "127.0.0.1", 0)
     with closing(silent):  # of its own accord it would wait for its connections, from Python 3.12 on
         address = f"127.0.0.1:{silent.sockets[0].getsockname()[1]}"
         seen = await connect.server(address, server_name(), held, tmp_path / "current")

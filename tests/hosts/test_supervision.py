@@ -52,12 +52,15 @@ def test_an_envoy_reads_its_own_keys_and_no_other_ones(catalog: Placed) -> None:
     placement = catalog.state()["placement"]
     keys = catalog.host.run("ls /var/lib/meshagent/proxies/*/tls/current/key.pem", check=True).stdout.split()
     script = 'for f; do cat "$f" >/dev/null 2>&1 && echo "$f"; done; true'
-    uid = catalog.host.run(f"stat -c %u /var/lib/meshagent/proxies/{placement}/tls").stdout.strip()
+    uid = catalog.host.run(f"stat -c %u /var/lib/meshagent/proxies/{placement}/tls/current/key.pem").stdout.strip()
     read = catalog.host.run(
         ["setpriv", f"--reuid={uid}", "--clear-groups", "sh", "-c", script, "-", *keys], check=True
     ).stdout
     assert len(keys) > 1
     assert read.split() == [f"/var/lib/meshagent/proxies/{placement}/tls/current/key.pem"]
+    tries = f"cd /var/lib/meshagent/proxies/{placement} && for f in . tls tls/current/; do touch $f/mine && echo $f; done; true"
+    assert catalog.host.run(["setpriv", f"--reuid={uid}", "--clear-groups", "sh", "-c", tries], check=True).stdout == ""
+    assert catalog.host.run(f"stat -c %u /var/lib/meshagent/proxies/{placement}/bootstrap-*").stdout.strip() == "0"
     others = "cat /var/lib/meshagent/host/current/key.pem || ls /var/lib/meshagent/proxies"
     assert catalog.host.run(["setpriv", f"--reuid={uid}", "--clear-groups", "sh", "-c", others]).returncode != 0
 

@@ -163,11 +163,11 @@ def test_what_a_whole_fleet_holds_back_is_said_once(online: Run, server: FakeSer
 
 
 def test_a_copy_of_a_host_that_is_kept_out_is_said_with_where_it_is(online: Run, server: FakeServer) -> None:
-    clone = {"bootId": "3f0c", "address": "10.0.0.9", "lastSeen": int(time.time() - 4)}
+    clone = {"bootId": "3f0c", "address": "10.0.0.9", "lastSeen": int(time.time() - 300)}
     server.answer("GET /v1/status", status([proxy()], hosts=[host(clones=[clone])]))
     assert online("status").stdout.split("\n\n", 1)[1] == (
         "Hosts:\n"
-        "  web-1: another machine, at 10.0.0.9, last seen 4 s ago, has a copy of its identity and is kept out: "
+        "  web-1: another machine, at 10.0.0.9, last seen 5 min ago, has a copy of its identity and is kept out: "
         "give that one a name and a token of its own\n"
     )
 

@@ -13,6 +13,8 @@ from meshagent.cli.context import server_options
 from meshagent.cli.facts import show_facts
 from meshagent.cli.rendering import Screen, count, output_option, show, span
 
+_CLONES_SHOWN = 3
+
 
 @click.command(short_help="Show every proxy, and what Envoy refused.")
 @output_option
@@ -230,12 +232,15 @@ def _host_lines(all_hosts: Sequence[Mapping[str, Any]], now: float) -> Iterator[
             yield f"{host['host']}: accepted, and has not taken what it is offered yet"
         for problem in host.get("problems", ()):
             yield f"{host['host']}: {fault_line(problem)}"
-        for clone in host.get("clones", ()):
+        clones = host.get("clones", ())
+        for clone in clones[:_CLONES_SHOWN]:
             where = f"at {clone['address']}{_last_seen(clone, now)}"
             yield (
                 f"{host['host']}: another machine, {where}, has a copy of its identity and is kept out: "
                 "give that one a name and a token of its own"
             )
+        if len(clones) > _CLONES_SHOWN:
+            yield f"{host['host']}: and {len(clones) - _CLONES_SHOWN} more machines with a copy of it"
 
 
 def _last_seen(host: Mapping[str, Any], now: float) -> str:

@@ -35,6 +35,9 @@ _STEPS = {
 }
 
 
+_REFUSALS = ("FAILED_PRECONDITION", "PERMISSION_DENIED")
+
+
 def servers(seen: Sequence[ServerSeen], agent: str = "") -> Iterator[Finding]:
     """One server in reach is enough for the host to go on; the others are worth a warning. `agent`: why its agent has none."""
     reached = any(not server.failed for server in seen)
@@ -48,8 +51,10 @@ def servers(seen: Sequence[ServerSeen], agent: str = "") -> Iterator[Finding]:
         say = warning if reached else wrong
         yield say("servers", f"{server.address}: {what}: {server.words}", remedy)
     if reached and agent:
+        # Whoever is refused stays so; all else may be over in a moment.
+        say = wrong if any(word in agent for word in _REFUSALS) else warning
         remedy = "do what the words say; `journalctl -u meshagent-agent` has what the agent tries meanwhile"
-        yield wrong("servers", f"the agent has no server all the same: {agent}", remedy)
+        yield say("servers", f"the agent has no server all the same: {agent}", remedy)
 
 
 def names(wanted: Mapping[str, str], found: Mapping[str, Sequence[str]], *, file: str) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from meshagent.errors import MeshagentError
 from meshagent.server.records import HostRecord
 
 # Enough for a machine that is started again and again while its copy is off, and for an image that many were made from.
-EARLIER_BOOTS, CLONES = 8, 32
+EARLIER_BOOTS, CLONES = 64, 1024
 
 
 class CloneRefused(MeshagentError):
@@ -28,7 +28,7 @@ def answered(record: HostRecord, boot: str) -> HostRecord:
     if boot not in boots:
         return replace(record, boot=boot, earlier_boots=boots[-EARLIER_BOOTS:])
     place = boots.index(boot)
-    clones = (*record.clones, *boots[place + 1 :])[-CLONES:]
+    clones = (*record.clones, *boots[place + 1 :])[:CLONES]
     return replace(record, boot=boot, earlier_boots=boots[:place], clones=clones)
 
 
@@ -38,7 +38,11 @@ def both_live(record: HostRecord, boot: str) -> HostRecord:
         return answered(record, boot)
     if boot in ("", record.boot, *record.clones):
         return record
-    return replace(record, clones=(*record.clones, boot)[-CLONES:])
+    if len(record.clones) >= CLONES:
+        raise CloneRefused(
+            f"more than {CLONES} machines have a copy of the identity of host {record.host!r}: join it anew, with a new token"
+        )
+    return replace(record, clones=(*record.clones, boot))
 
 
 def forgotten(record: HostRecord) -> HostRecord:

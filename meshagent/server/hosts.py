@@ -194,7 +194,7 @@ class HostService:
         # Before anything is written on its behalf: our own small writes must not hide that the store is behind.
         reconciler = self._loop.reconciler
         rolled_back = await notice_rollback(self._store, host, stamp_of(hello.held), reconciler.lineage.id)
-        await self._machines.contend(self._sessions.get(host), hello.boot_id, self.terms.lease_seconds / 2)
+        await self._contend(host, hello)
         refusals: tuple[Refusal, ...] = ()
 
         def edit(record: HostRecord) -> HostRecord:
@@ -210,10 +210,17 @@ class HostService:
         if rolled_back is not None:
             revision = max(revision, await self._store.revision())
         await self._loop.reached(revision)
+        # Another machine may have been quicker.
+        await self._contend(host, hello)
         # As the Mesh has it now: what was written while this waited, a drain or a removal, no session was told of.
         record = admitted(leaf, reconciler.hosts.get(host))
         refuse_clone(record, hello.boot_id)
-        return Session(record, hello.boot_id, refusals, self._clock())
+        if record.address != hello.address:
+            raise Contested(f"host {host!r} said hello from {record.address}, too, and from there later: not now")
+        return Session(leaf, record, hello.boot_id, refusals, self._clock())
+
+    async def _contend(self, host: str, hello: host_pb2.Hello) -> None:
+        await self._machines.contend(self._sessions.get(host), hello.boot_id, self.terms.lease_seconds / 2)
 
     async def _hold(self, host: str, session: Session, first: host_pb2.Observed, context: Context) -> None:
         earlier = self._sessions.get(host)
@@ -250,15 +257,17 @@ class HostService:
             if any(session.drain_seen.get(one.id, 0) != one.drain for one in seen.placements.values()):
                 session.changed.set()
             try:
+                answers = vouching is not None
                 if vouching is None:
                     vouching = Vouching(self._store, session.record, float(self.terms.lease_seconds))
                     await vouching.open()
                 else:
                     await vouching.renew()
-                    await self._machines.settle(session)
                 await self._consider(host, session, seen, vouching)
                 if observed.HasField("facts"):
                     await self._keep_facts(host, attributes(observed.facts))
+                if answers:
+                    await self._machines.settle(session)
             except StoreError as error:
                 # What is in memory goes on being served; the next report tries again.
                 _log.error("what %s reports could not be written: %s", host, error)

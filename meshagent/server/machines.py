@@ -10,7 +10,7 @@ from meshagent.server.clones import CloneRefused, answered, both_live, named, re
 from meshagent.server.loop import Loop
 from meshagent.server.records import HostRecord
 from meshagent.server.registry import Edit, edit_host
-from meshagent.server.session import Session
+from meshagent.server.session import Session, Standing
 from meshagent.store.base import Store
 
 _log = logging.getLogger(__name__)
@@ -27,38 +27,48 @@ class Machines:
 
     async def contend(self, session: Session | None, boot: str, patience: float) -> None:
         """Another boot says that it is the host of this session: the same machine, which went down without a word, or a copy of it.
-        Contested until it is known which, so that no copy disturbs a machine. Nothing heard for `patience` seconds means down."""
+        Contested until it is known which, so that no copy disturbs a machine; a live one is heard of more often than every `patience`
+        seconds."""
         if session is None or not session.boot or boot in ("", session.boot):
             return
-        now = self._clock()
-        if now - session.heard > patience:
-            return
         host = session.record.host
-        if not session.outlives(boot, now):
-            raise Contested(
-                f"host {host!r} is connected from another boot, or another machine: this one is it once nothing was heard of that for "
-                f"{patience:g} s"
-            )
-        await self._write(host, lambda record: both_live(record, boot))
+        match session.standing(boot, self._clock(), patience):
+            case Standing.OPEN:
+                raise Contested(
+                    f"host {host!r} is connected from another boot, or another machine: this one is it once nothing was heard of that for "
+                    f"{patience:g} s"
+                )
+            case Standing.ALIVE:
+                await self._write(host, lambda record: both_live(record, boot))
+            case Standing.DOWN:
+                pass
 
     async def settle(self, session: Session) -> None:
-        """Its second word came after our first: this machine is there now."""
+        """Its second word came after our first: this machine is there now. Unless another answered meanwhile: then it says hello again."""
         if not session.named:
-            await self._write(session.record.host, lambda record: answered(record, session.boot))
+
+            def edit(record: HostRecord) -> HostRecord:
+                return answered(record, session.boot) if record.boot in ("", session.boot_before) else record
+
+            await self._write(session.record.host, edit)
 
     def changed(self, session: Session, record: HostRecord) -> None:
-        """Ends the session when, by the host's new record, another machine is the host."""
-        for boot in set(record.clones) - set(session.record.clones):
+        """Ends the session when the host's new record is another machine's doing."""
+        before, session.named = session.record, named(record, session.boot)
+        for boot in set(record.clones) - set(before.clones):
             words = "%s: two machines have this host's identity; the one of boot %s, which came later, is kept out"
             _log.error(words, record.host, boot)
-        was, session.named = session.named, named(record, session.boot)
         try:
             refuse_clone(record, session.boot)
         except CloneRefused as error:
             session.end(str(error))
             return
-        if was and not session.named and record.boot:
+        if session.leaf.issued < record.joined:
+            session.end(f"host {record.host} has joined anew")
+        elif record.boot not in ("", before.boot) and not session.named:
             session.end(f"another machine, or another boot of this one, is host {record.host} now")
+        elif record.address != before.address:
+            session.end(f"host {record.host} has another address: say hello again")
 
     async def _write(self, host: str, edit: Edit) -> None:
         """Seen by all sessions when it returns."""

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 
+from meshagent.identity.leaf import Leaf
 from meshagent.mesh.graph import Touch
 from meshagent.server.clones import named
 from meshagent.server.desired import Refusal
 from meshagent.server.records import HostRecord
 
-# What was on its way when somebody else said hello is there after this many seconds; what comes later was said later.
-_UNDER_WAY = 1.0
-_CHALLENGERS = 32
+_CHALLENGERS = 4096
+_AGAIN_SECONDS = 1.0
+
+
+class Standing(enum.Enum):
+    """Of a session's machine, when one of another boot says that it is this host."""
+
+    OPEN = enum.auto()
+    ALIVE = enum.auto()
+    DOWN = enum.auto()
 
 
 class Session:
-    def __init__(self, record: HostRecord, boot: str, refusals: tuple[Refusal, ...], now: float) -> None:
+    def __init__(self, leaf: Leaf, record: HostRecord, boot: str, refusals: tuple[Refusal, ...], now: float) -> None:
         """`now` is by the service's clock, as `heard`: when the host was heard of last."""
-        self.record, self.boot, self.refusals = record, boot, refusals
-        # Whether this boot is known to be the host's.
-        self.named = named(record, boot)
+        self.leaf, self.record, self.boot, self.refusals = leaf, record, boot, refusals
+        # Whether this boot is known to be the host's, and whose was known when it connected.
+        self.named, self.boot_before = named(record, boot), record.boot
         self.heard = now
         self.changed = asyncio.Event()
         self.superseded = asyncio.Event()
@@ -30,24 +39,24 @@ class Session:
         self.telling = False
         # To be told again what it knows: a machine that went down without a word answers that with a reset, once it is up.
         self.again = False
+        self._told_again = 0.0
         self._challengers: dict[str, float] = {}
 
     def end(self, words: str) -> None:
         self.ended = words
         self.superseded.set()
 
-    def tell_again(self) -> None:
-        self.again = True
-        self.changed.set()
-
-    def outlives(self, boot: str, now: float) -> bool:
-        """Whether this machine and one of another boot are both alive: this one was heard of since that one's first hello, and here is that
-        one's next."""
+    def standing(self, boot: str, now: float, patience: float) -> Standing:
+        """Of this machine against one of another boot that says hello now. ALIVE once it was heard of more than `patience` seconds after
+        that one's first hello: what was on its way then proves nothing. DOWN once it was not heard of for so long."""
         first = self._challengers.get(boot)
         if first is None:
             while len(self._challengers) >= _CHALLENGERS:
                 del self._challengers[next(iter(self._challengers))]
-            self._challengers[boot] = now
-            self.tell_again()
-            return False
-        return min(self.heard, now) > first + _UNDER_WAY
+            first = self._challengers[boot] = now
+            if now - self._told_again > _AGAIN_SECONDS:
+                self._told_again, self.again = now, True
+                self.changed.set()
+        if min(self.heard, now) > first + patience:
+            return Standing.ALIVE
+        return Standing.DOWN if now - max(self.heard, first) > patience else Standing.OPEN

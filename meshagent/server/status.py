@@ -82,7 +82,9 @@ class Status:
             listener(host)
 
     def kept_out(self, host: str, boot: str, address: str) -> None:
-        self.host(host).clones[boot] = CloneSeen(boot, address, time.time())
+        seen, now = self.host(host), time.time()
+        seen.clones[boot] = CloneSeen(boot, address, now)
+        seen.clones = {id_: clone for id_, clone in seen.clones.items() if now - clone.last < CLONE_SECONDS}
 
     def forget_host(self, name: str) -> None:
         self.hosts.pop(name, None)

@@ -172,6 +172,14 @@ def test_a_copy_of_a_host_that_is_kept_out_is_said_with_where_it_is(online: Run,
     )
 
 
+def test_of_an_image_that_many_machines_were_made_from_a_few_are_named(online: Run, server: FakeServer) -> None:
+    clones = [{"bootId": f"{n}", "address": f"10.0.1.{n}", "lastSeen": int(time.time())} for n in range(100)]
+    server.answer("GET /v1/status", status([proxy()], hosts=[host(clones=clones)]))
+    lines = online("status").stdout.split("Hosts:\n", 1)[1].splitlines()
+    assert [line.split(",")[0].split(": ", 1)[1] for line in lines[:3]] == ["another machine"] * 3
+    assert lines[3:] == ["  web-1: and 97 more machines with a copy of it"]
+
+
 def test_what_envoy_refused_is_in_sight(online: Run, server: FakeServer) -> None:
     refused = {"type": "listener", "name": "in", "version": "", "words": "first line\nsecond line\n\n"}
     server.answer("GET /v1/status", status([proxy(synced=False, rejected=[refused])]))

@@ -232,8 +232,9 @@ def test_servers() -> None:
     says(network.servers([]), "unknown", "knows no server")
     assert [one.state for one in network.servers([good], "")] == [State.OK]
     assert [one.state for one in network.servers([down], "no route")] == [State.WRONG], "said once"
-    _, refused = network.servers([good], "a clone is kept out")
-    says([refused], "wrong", "the agent has no server all the same: a clone is kept out", "journalctl")
+    for words, state in (("FAILED_PRECONDITION: a clone", "wrong"), ("UNAVAILABLE: a moment", "warning")):
+        _, without = network.servers([good], words)
+        says([without], state, f"the agent has no server all the same: {words}", "journalctl")
 
 
 def test_names() -> None:

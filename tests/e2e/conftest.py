@@ -18,9 +18,10 @@ SECOND_CATALOG = Host("host-e", (Service("catalog-v1b", "http", 8080, HTTP_PROBE
 
 
 @pytest.fixture
-async def world(envoy_binary: Path) -> AsyncIterator[World]:
+async def world(envoy_binary: Path, request: pytest.FixtureRequest) -> AsyncIterator[World]:
     """The demo's mesh, up and in sync; catalog-v1 runs on two hosts."""
-    async with World(envoy_binary.parent.parent, hosts=(*SHOP, SECOND_CATALOG), server_options=SERVER_OPTIONS) as world:
+    options = getattr(request, "param", SERVER_OPTIONS)
+    async with World(envoy_binary.parent.parent, hosts=(*SHOP, SECOND_CATALOG), server_options=options) as world:
         await world.up()
         yield world
 

@@ -26,6 +26,8 @@ from tests.e2e.test_control_plane_faults import flowing, full_load
 pytestmark = [pytest.mark.envoy, pytest.mark.e2e]
 
 
+# With the default lease: all agents are away for longer than a short one lasts where their starts take seconds.
+@pytest.mark.parametrize("world", [()], indirect=True, ids=[""])
 async def test_h1_a_killed_agent_leaves_envoy_and_traffic_untouched(world: World) -> None:
     async with Oracle() as oracle:
         loads = await full_load(world, oracle)

@@ -94,6 +94,8 @@ def test_a_machine_whose_boots_cannot_be_told_is_let_in() -> None:
 def test_what_is_remembered_is_bounded() -> None:
     record = after(*(f"a{number}" for number in range(100)))
     assert len(record.earlier_boots) == EARLIER_BOOTS
-    record = after("a1", *(boot for number in range(100) for boot in (f"b{number}", "a1")))
-    assert len(record.clones) == CLONES
-    assert kept_out(record, "b99") == ["b99"]
+    record = after("a1", *(boot for number in range(CLONES) for boot in (f"b{number}", "a1")))
+    assert kept_out(record, "b0", f"b{CLONES - 1}") == ["b0", f"b{CLONES - 1}"]
+    assert len(answered(answered(record, "c"), "a1").clones) == CLONES
+    with pytest.raises(CloneRefused, match=f"more than {CLONES} machines"):
+        both_live(record, "d")

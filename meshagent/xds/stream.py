@@ -68,7 +68,10 @@ class AdsStream:
         """The client should have this from now on; also while an earlier push is still in flight."""
         self._target = snapshot
         for type_url, subscription in self._types.items():
-            subscription.aim(snapshot.of(type_url))
+            withdrawn = subscription.aim(snapshot.of(type_url))
+            if self.pacing is Pacing.PIPELINED:
+                # An agent tells its host's operator what was refused: it is to hear that this is over, even where nothing else changes.
+                subscription.owe(withdrawn)
         endpoints, clusters = self._types[ENDPOINT], self._types[CLUSTER]
         if endpoints.retired:
             endpoints.retired = {name: each for name, each in endpoints.retired.items() if name in clusters.sent}

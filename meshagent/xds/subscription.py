@@ -242,17 +242,22 @@ class Subscription:
 
     # What should be.
 
-    def aim(self, target: Mapping[str, Resource]) -> None:
+    def aim(self, target: Mapping[str, Resource]) -> frozenset[str]:
+        """The names of which a version was refused that this target does not have any more."""
         if target is self.target:
-            return
+            return frozenset()
         if self.protocol is Protocol.SOTW and not self.whole:
             # It has no word for what is not there: a client that asks, for something of an earlier target, gets it.
             retired = {**self.retired, **self.target}
             self.retired = {name: resource for name, resource in retired.items() if name not in target}
         self.target = target
         self._nothing_due = self._nothing_gone = False
-        self.rejected = {name: each for name, each in self.rejected.items() if _is(target.get(name), each.version)}
+        before, self.rejected = (
+            self.rejected,
+            {name: each for name, each in self.rejected.items() if _is(target.get(name), each.version)},
+        )
         self.alone = {name: version for name, version in self.alone.items() if _is(target.get(name), version)}
+        return frozenset(before.keys() - self.rejected.keys())
 
     def right(self, name: str) -> Resource | None:
         """What the client should have under a name: the target's, or in the place of a refused version the last good

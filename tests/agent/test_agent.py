@@ -136,9 +136,12 @@ async def test_c12_what_envoy_refuses_is_told_in_its_words_and_the_last_good_goe
     os.kill(pid, signal.SIGKILL)
     await until_answers(setting, 2.0)
     assert setting.upstream.observed.placements[0].rejections
+    # What it holds is offered again, and it hears that the refusal is over.
+    setting.offer(3, *fine)
+    await setting.reported(lambda s: not s.rejections and s.held.revision == 3, "taken back")
     mended = listener("in", setting.port, "in", perConnectionBufferLimitBytes=65536)
-    setting.offer(3, *[each for each in fine if each.type_url != LISTENER], mended)
-    await setting.reported(lambda s: not s.rejections and s.held.revision == 3, "mended")
+    setting.offer(4, *[each for each in fine if each.type_url != LISTENER], mended)
+    await setting.reported(lambda s: not s.rejections and s.held.revision == 4, "mended")
     assert await ask(setting.port) == "web"
 
 

@@ -6,6 +6,7 @@ A process of its own image: what the command line needed is not carried along fo
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,9 @@ from meshagent.errors import MeshagentError
 from meshagent.telemetry import logs
 
 _PAUSE_SECONDS = 5.0
+
+# Until the agent runs and hears it, Ctrl-C just ends: whatever it is amid, the next start goes on from there.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def main(path: Path) -> None:

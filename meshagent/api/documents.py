@@ -71,7 +71,11 @@ class Documents:
         except ValueError as error:
             raise BadRequestException(f"path: {error}") from error
         _, written = await self._configuration.delete(key, caller_of(request))
-        return {"revision": written.revision, "deleted": [change.key.path for change in written.changes]}
+        return {
+            "revision": written.revision,
+            "deleted": [change.key.path for change in written.changes],
+            "problems": _problems(written.records, written.changes),
+        }
 
 
 def _parsed(body: Mapping[str, Any]) -> tuple[tuple[Spec, ...], bool]:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from meshagent.cli import differences
-from meshagent.cli.client import connected, fault_line
+from meshagent.cli.client import connected, warn
 from meshagent.cli.context import server_options
 from meshagent.cli.files import load_paths
 from meshagent.cli.rendering import Screen, clean, count, output_option, show
@@ -47,7 +47,7 @@ def apply(context: click.Context, paths: tuple[str, ...], dry_run: bool, output:
         screen.line(_summary(answer, dry_run))
 
     show(answer, output, lines)
-    _warn(answer["problems"])
+    warn(answer["problems"])
 
 
 @click.command(short_help="Show what applying documents would change.")
@@ -66,7 +66,7 @@ def diff(context: click.Context, paths: tuple[str, ...], full: bool, output: str
         screen.line(_summary(answer, dry_run=True))
 
     show(answer, output, lines)
-    _warn(answer["problems"])
+    warn(answer["problems"])
 
 
 def _post(context: click.Context, paths: Sequence[str], dry_run: bool) -> dict[str, Any]:
@@ -94,8 +94,3 @@ def _summary(answer: Mapping[str, Any], dry_run: bool) -> str:
         proxies = len({change["proxy"] for change in answer["proxies"]})
         return f"would be: {words}; {count(proxies, 'proxy', 'proxies')} would change"
     return f"{words}; revision {answer['revision']}"
-
-
-def _warn(problems: Sequence[Mapping[str, Any]]) -> None:
-    for problem in problems:
-        click.echo(clean(f"warning: {fault_line(problem)}"), err=True)

@@ -9,7 +9,7 @@ import json
 import re
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -29,6 +29,7 @@ from urllib3.exceptions import (
 
 from meshagent.api import sigv4
 from meshagent.cli.context import connection
+from meshagent.cli.rendering import clean
 from meshagent.errors import MeshagentError
 
 CONNECT_SECONDS = 5.0
@@ -60,6 +61,12 @@ class ServerRefused(ClientError):
     def __init__(self, message: str, status: int, code: str, errors: tuple[Mapping[str, Any], ...]) -> None:
         super().__init__("\n".join([message, *(f"  {fault_line(error)}" for error in errors)]))
         self.status, self.code, self.errors = status, code, errors
+
+
+def warn(problems: Iterable[Mapping[str, Any]]) -> None:
+    """What is amiss in a mesh, on standard error."""
+    for problem in problems:
+        click.echo(clean(f"warning: {fault_line(problem)}"), err=True)
 
 
 def fault_line(fault: Mapping[str, Any]) -> str:

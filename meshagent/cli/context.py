@@ -110,14 +110,18 @@ def context() -> None:
 @server_options
 @click.pass_context
 def set_(context: click.Context, name: str) -> None:
-    """Remember the server given by options, or change what is remembered, and use it if there is no other."""
+    """Remember the server given by options, or by the environment where nothing is remembered yet, as NAME (default: `default`); or change
+    what is remembered. It is used if there is no other."""
     path = context_file()
     kept = _read(path)
     contexts: dict[str, dict[str, str]] = kept.setdefault("contexts", {})
     before = contexts.get(name, {})
     after = {
         **before,
-        **{key: value if key == "server" else str(Path(value).absolute()) for key, value in given(context).items()},
+        **{
+            key: value if key == "server" else str(Path(value).absolute())
+            for key, value in _said(context, before).items()
+        },
     }
     missing = [f"--{key.replace('_', '-')}" for key in _SETTINGS if key not in after]
     if missing:
@@ -126,6 +130,12 @@ def set_(context: click.Context, name: str) -> None:
     kept.setdefault("current", name)
     _write(path, kept)
     click.echo(f"context {name}: {after['server']}{' (current)' if kept['current'] == name else ''}")
+
+
+def _said(context: click.Context, before: Mapping[str, str]) -> Mapping[str, str]:
+    """By options; of what was not remembered before, by the environment, too."""
+    new = {key: os.environ.get(variable, "") for key, (_, _, variable) in _SETTINGS.items() if key not in before}
+    return {**{key: value for key, value in new.items() if value}, **given(context)}
 
 
 @context.command("use")

@@ -35,8 +35,14 @@ def drain(name: str, wait: bool, timeout: int, output: str) -> None:
     Its Envoys go on, and so do the calls of its applications. `meshctl undrain` brings it back at once."""
     client = connected()
     answer = _ask(client, name, "/v1/drain")
+    _warn(client, answer["proxies"])
     if wait:
-        _wait(client, answer["proxies"], timeout)
+        try:
+            _wait(client, answer["proxies"], timeout)
+        except KeyboardInterrupt:
+            raise NotDrained(
+                f"not waited for any longer; {name} drains all the same, and `meshctl undrain {name}` brings it back"
+            ) from None
     words = "is drained" if wait else "drains"
     show(
         answer,
@@ -74,6 +80,24 @@ def _ask(client: Client, name: str, path: str) -> Any:
         raise NotDrained(
             f"there is no host and no proxy {name!r}: `meshctl hosts` and `meshctl status` name them"
         ) from error
+
+
+def _warn(client: Client, drained: Sequence[str]) -> None:
+    """Of nodes that have too few endpoints left for the others to be spared."""
+    nodes: dict[str, list[bool]] = {}
+    touched = set()
+    for endpoint in client.request("GET", "/v1/endpoints")["endpoints"]:
+        out = endpoint["proxy"] in drained
+        nodes.setdefault(endpoint["node"], []).append(endpoint["health"] == "healthy" and not out)
+        touched |= {endpoint["node"]} if out else set()
+    for node in sorted(touched):
+        serving = sum(nodes[node])
+        if 2 * serving < len(nodes[node]):
+            click.echo(
+                f"warning: {node}: {serving} of {count(len(nodes[node]), 'endpoint')} left in rotation: with less than half of them, Envoy "
+                "sends requests to all, drained ones too",
+                err=True,
+            )
 
 
 def _wait(client: Client, proxies: Sequence[str], seconds: float, clock: Callable[[], float] = time.monotonic) -> None:

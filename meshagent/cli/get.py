@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 import click
 
-from meshagent.cli.client import Client, ServerRefused, connected
+from meshagent.cli.client import Client, ServerRefused, connected, warn
 from meshagent.cli.context import server_options
 from meshagent.cli.files import load_paths
 from meshagent.cli.rendering import Screen, clean, count, output_option, show, show_documents, span
@@ -30,6 +30,10 @@ _DELETION_ORDER = (
 )
 _IN_USE = 409
 _ABSENT = 404
+
+
+# The paths of what is gone, and what is amiss in their meshes now.
+Deleted = tuple[list[str], Sequence[Mapping[str, Any]]]
 
 
 class NothingFound(MeshagentError):
@@ -87,15 +91,19 @@ def get(kind: Kind | None, name: str | None, mesh: str | None, parent: str | Non
 def delete(path: str | None, files: tuple[str, ...], output: str) -> None:
     """Delete the resource at PATH (mesh/shop/virtualNode/web), forget a host (host/NAME), or delete what FILEs define.
 
-    Refused while another resource needs it. A host that is forgotten loses its endpoints and its access to the mesh at once, and nothing is
-    stopped there: drain it before, and run `meshagent uninstall` on it.
+    Refused while another resource needs it, by App Mesh's rules: being a node's backend, and running somewhere, keeps nothing from being
+    deleted. What is amiss in the mesh afterwards is warned of.
+
+    A host that is forgotten loses its endpoints and its access to the mesh at once, and nothing is stopped there: drain it before, and
+    run `meshagent uninstall` on it.
     """
     if (path is None) == (not files):
         raise click.UsageError("give either a PATH such as mesh/shop/virtualNode/web, or -f FILE")
     if path is not None and path.startswith("host/"):
         _forget(path, output)
         return
-    deleted = _delete_path(path) if path is not None else _delete_files(files)
+    deleted, problems = _delete_path(path) if path is not None else _delete_files(files)
+    warn(problems)
 
     def lines(screen: Screen) -> None:
         for gone in deleted:
@@ -117,7 +125,7 @@ def _forget(path: str, output: str) -> None:
     show({"deleted": [path], "proxies": answer["proxies"]}, output, lines)
 
 
-def _delete_path(path: str) -> list[str]:
+def _delete_path(path: str) -> Deleted:
     try:
         key = Key.parse(path)
     except ValueError as error:
@@ -125,18 +133,20 @@ def _delete_path(path: str) -> list[str]:
     return _delete(connected(), key)
 
 
-def _delete_files(files: tuple[str, ...]) -> list[str]:
+def _delete_files(files: tuple[str, ...]) -> Deleted:
     loaded = load_paths(files)
     if loaded.errors:
         raise NotDeleted("\n".join(clean(str(error)) for error in loaded.errors))
     client = connected()
     left = sorted((spec.key for spec in loaded.specs), key=lambda key: (_DELETION_ORDER.index(key.kind), key.path))
     deleted: list[str] = []
+    problems: dict[str, Sequence[Mapping[str, Any]]] = {}  # by mesh, as its last deletion left it
     while left:
         refused: list[tuple[Key, ServerRefused]] = []
         for key in left:
             try:
-                deleted += _delete(client, key)
+                gone, problems[key.mesh] = _delete(client, key)
+                deleted += gone
             except ServerRefused as error:
                 if error.status == _ABSENT:
                     click.echo(f"{key} is not there", err=True)
@@ -145,16 +155,16 @@ def _delete_files(files: tuple[str, ...]) -> list[str]:
                 else:
                     raise
         if len(refused) == len(left):
-            gone = f" ({count(len(deleted), 'resource')} deleted before)" if deleted else ""
+            before = f" ({count(len(deleted), 'resource')} deleted before)" if deleted else ""
             words = "\n".join(f"{key} was not deleted: {error}" for key, error in refused)
-            raise NotDeleted(words + gone)
+            raise NotDeleted(words + before)
         left = [key for key, _ in refused]
-    return deleted
+    return deleted, [problem for found in problems.values() for problem in found]
 
 
-def _delete(client: Client, key: Key) -> list[str]:
+def _delete(client: Client, key: Key) -> Deleted:
     answer = client.request("DELETE", "/v1/documents", query={"path": key.path})
-    return list(answer["deleted"])
+    return list(answer["deleted"]), answer["problems"]
 
 
 def _rows(documents: list[Mapping[str, Any]]) -> Iterator[list[str]]:

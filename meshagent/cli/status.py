@@ -116,6 +116,7 @@ def _status(screen: Screen, answer: Mapping[str, Any], now: float) -> None:
         (f"{_name(proxy)}: {proxy['trafficDetail']}" for proxy in proxies if proxy.get("trafficDetail")),
     )
     _section(screen, "Another Envoy failed", _failed_upgrades(proxies))
+    _section(screen, "Envoy does not run", _not_running(proxies))
     _section(screen, "Envoy restarted", _restarted(proxies))
     _section(
         screen, "Not compiled", (f"{_name(proxy)}: {proxy['failure']}" for proxy in proxies if proxy.get("failure"))
@@ -212,6 +213,14 @@ def _failed_upgrades(proxies: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         if words := proxy["envoy"].get("upgradeFailure"):
             envoy = proxy["envoy"]
             yield f"{_name(proxy)}: Envoy {envoy['wanted']}: {words}; {envoy['version']} serves on"
+
+
+def _not_running(proxies: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Those that never came up; of the others it is said that they are unhealthy, or ended."""
+    for proxy in proxies:
+        envoy = proxy["envoy"]
+        if envoy["state"] == "STOPPED" and proxy["health"] != "unhealthy" and not envoy["restarts"]:
+            yield f"{_name(proxy)}: {proxy['healthDetail'] or 'its agent has not said why'}"
 
 
 def _restarted(proxies: Sequence[Mapping[str, Any]]) -> Iterator[str]:

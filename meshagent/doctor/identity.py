@@ -37,12 +37,15 @@ class IdentitySeen:
 
 
 def certificates(seen: Iterable[IdentitySeen], now: float) -> Iterator[Finding]:
+    every = list(seen)
+
     def each() -> Iterator[Finding]:
-        for one in seen:
+        for one in every:
             yield from _usable(one, now)
             yield from _key(one)
 
-    yield from or_well("certificates", each(), "certificates are valid, and their keys are their owners' alone")
+    well = "certificates are valid, and their keys are their owners' alone" if every else "this host has none yet"
+    yield from or_well("certificates", each(), well)
 
 
 def _usable(one: IdentitySeen, now: float) -> Iterator[Finding]:

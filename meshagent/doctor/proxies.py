@@ -32,11 +32,14 @@ class ProxySeen:
 
 
 def proxies(seen: Iterable[ProxySeen]) -> Iterator[Finding]:
+    every = list(seen)
+
     def each() -> Iterator[Finding]:
-        for one in seen:
+        for one in every:
             yield from _proxy(one)
 
-    yield from or_well("proxies", each(), "every proxy is LIVE, and its application is well")
+    well = "every proxy is LIVE, and its application is well" if every else "this host runs no proxies"
+    yield from or_well("proxies", each(), well)
 
 
 def _proxy(one: ProxySeen) -> Iterator[Finding]:

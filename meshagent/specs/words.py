@@ -21,7 +21,14 @@ def explain(model: type[Model], error: ValidationError) -> list[tuple[Path, str]
     return [
         (tuple(found["loc"]), _sentence(schema, found))
         for found in error.errors(include_url=False, include_context=True, include_input=True)
+        if not _follows(found)
     ]
+
+
+def _follows(found: Any) -> bool:
+    """Whether it says no more than that some of a list's items are bad, which is said of each: pydantic counts the good ones."""
+    given = found.get("input")
+    return found["type"] == "too_short" and isinstance(given, list) and len(given) >= found["ctx"]["min_length"]
 
 
 def did_you_mean(word: str, known: list[str]) -> str:

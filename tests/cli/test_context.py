@@ -70,6 +70,19 @@ def test_contexts(run: Run, server: FakeServer, tmp_path: Path) -> None:
     assert yaml.safe_load(file.read_text())["contexts"]["lab"]["ca"] == str(server.ca)
 
 
+def test_what_the_environment_says_is_remembered_where_nothing_is_yet(
+    run: Run, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, url, _, ca, _, key = server.options
+    for name, value in (("MESHCTL_SERVER", "https://other:1"), ("MESHCTL_CA", ca), ("MESHCTL_ACCESS_KEY", key)):
+        monkeypatch.setenv(name, value)
+    assert run("context", "set", "lab", "--server", url).stdout == f"context lab: {url} (current)\n"
+    assert run("context", "set", "lab").stdout == f"context lab: {url} (current)\n", "what is remembered stays"
+    for name in ("MESHCTL_SERVER", "MESHCTL_CA", "MESHCTL_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    assert run("hosts").exit_code == 0
+
+
 @pytest.mark.parametrize("content", ["[", "[]", "contexts: []", "contexts: {a: {server: 1}}", "\x00"])
 def test_files_that_are_broken(run: Run, tmp_path: Path, content: str) -> None:
     file = tmp_path / "config" / "context.yaml"

@@ -60,10 +60,13 @@ def test_a_name_that_is_not_there(online: Run, server: FakeServer) -> None:
 
 
 def test_delete_of_a_path(online: Run, server: FakeServer) -> None:
-    server.answer("DELETE /v1/documents", {"revision": 7, "deleted": ["mesh/shop/virtualNode/a%2Fb"]})
+    problem = {"resource": "mesh/shop/virtualNode/web", "path": "spec.backends[0]", "message": "is not defined"}
+    deleted = ["mesh/shop/virtualNode/a%2Fb"]
+    server.answer("DELETE /v1/documents", {"revision": 7, "deleted": deleted, "problems": [problem]})
     result = online("delete", "mesh/shop/virtualNode/a%2Fb")
     assert parse_qs(server.calls[0].query) == {"path": ["mesh/shop/virtualNode/a%2Fb"]}
     assert result.stdout.splitlines() == ["deleted mesh/shop/virtualNode/a%2Fb", "1 resource deleted"]
+    assert result.stderr == "warning: mesh/shop/virtualNode/web: spec.backends[0]: is not defined\n"
 
 
 def test_delete_of_a_host(online: Run, server: FakeServer) -> None:
@@ -104,7 +107,8 @@ def test_delete_of_files_goes_round_what_is_in_use(online: Run, server: FakeServ
         if in_use:
             return 409, {"message": f"{in_use[0]} needs it", "code": "ResourceInUseException"}
         gone.append(path)
-        return 200, {"revision": 1, "deleted": [path]}
+        left = [{"resource": path, "path": "", "message": f"{len(gone)} gone"}]
+        return 200, {"revision": 1, "deleted": [path], "problems": left}
 
     server.answers["DELETE /v1/documents"] = delete
     file = tmp_path / "all.yaml"
@@ -115,6 +119,7 @@ def test_delete_of_files_goes_round_what_is_in_use(online: Run, server: FakeServ
     result = online("delete", "-f", str(file))
     assert result.exit_code == 0, result.output
     assert gone == ["mesh/shop/virtualService/s.local", "mesh/shop/virtualNode/web", "mesh/shop"]
+    assert result.stderr == "warning: mesh/shop: 3 gone\n", "of a mesh, what is amiss in the end"
     gone.clear()
     needs["mesh/shop"] = ["mesh/shop/virtualNode/other"]
     stuck = online("delete", "-f", str(file))

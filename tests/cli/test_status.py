@@ -162,6 +162,18 @@ def test_what_a_whole_fleet_holds_back_is_said_once(online: Run, server: FakeSer
     assert "2 connected, 0 in sync" in text
 
 
+def test_why_an_envoy_never_came_up_is_said(online: Run, server: FakeServer) -> None:
+    stopped = {"state": "STOPPED", "version": "", "pid": 0, "restarts": 0}
+    words = ["127.64.0.0:80 is served by another Envoy", ""]
+    proxies = [proxy(health="", healthDetail=each, envoy=stopped) for each in words]
+    server.answer("GET /v1/status", status([*proxies, proxy()]))
+    assert online("status").stdout.split("\n\n", 1)[1] == (
+        "Envoy does not run:\n"
+        "  3f09c2aa71de (shop/web on web-1): 127.64.0.0:80 is served by another Envoy\n"
+        "  3f09c2aa71de (shop/web on web-1): its agent has not said why\n"
+    )
+
+
 def test_a_copy_of_a_host_that_is_kept_out_is_said_with_where_it_is(online: Run, server: FakeServer) -> None:
     clone = {"bootId": "3f0c", "address": "10.0.0.9", "lastSeen": int(time.time() - 300)}
     server.answer("GET /v1/status", status([proxy()], hosts=[host(clones=[clone])]))

@@ -297,10 +297,22 @@ def test_messages_stay_on_one_short_line() -> None:
     spec = {"httpRoute": route, "tcpRoute": {"match": {long: 1}}}
     text = json.dumps({"meshName": "m", "virtualRouterName": "r", "routeName": "x", "spec": spec})
     found = errors(text)
-    assert len(found) == 5
+    assert len(found) == 4
     for error in found:
         assert error.isprintable()
         assert len(error) < 700
+
+
+def test_a_list_with_a_bad_item_is_not_too_short() -> None:
+    def of(targets: list[object]) -> list[str]:
+        route = {"match": {"prefix": "/"}, "action": {"weightedTargets": targets}}
+        names = {"meshName": "m", "virtualRouterName": "r", "routeName": "x"}
+        return errors(json.dumps({**names, "spec": {"httpRoute": route}}))
+
+    (bad,) = of([{"virtualNode": "n", "weight": 1000}])
+    assert bad.endswith("weightedTargets[0].weight: must be between 0 and 100, found 1000")
+    (short,) = of([])
+    assert short.endswith("weightedTargets: must have at least 1 item, found 0")
 
 
 def test_a_spec_alone_as_the_api_brings_it() -> None:

@@ -121,9 +121,7 @@ def write_sds(directory: Path, owner: int | None = None) -> None:
     """The files by which Envoy finds what lies in `directory`, a proxy's tls/. Left alone when they are right already: Envoy watches."""
     _make(directory, owner)
     if owner is not None:
-        give(directory, owner)
-        for number in _generations(directory):
-            _make(directory / f"{_PREFIX}{number}", owner)
+        give(directory, owner, READABLE_DIRECTORY)
     for name, content in SDS_FILES.items():
         if read_if_there(directory / name) != content.encode():
             write_durably(directory / name, content, owner=owner)

@@ -25,6 +25,7 @@ from meshagent.host import envoys
 from meshagent.host.files import (
     PRIVATE_FILE,
     READABLE_FILE,
+    is_ours,
     make_directory,
     read_if_there,
     remove,
@@ -252,9 +253,10 @@ def prepare_bootstrap(
     make_directory(spec.admin_socket.parent, owner=owner)
     text = bootstrap.text(node, spec, open_files)
     state = read_state(spec.directory)
-    if read_if_there(spec.bootstrap) == text.encode() and state is not None and state.version == spec.version:
+    known = read_if_there(spec.bootstrap) == text.encode() and state is not None and state.version == spec.version
+    if known and is_ours(spec.bootstrap):
         return
-    if check:
+    if check and not known:
         candidate = spec.directory / "candidate.json"
         write_durably(candidate, text)
         validate(spec.binary, candidate, spec.directory)

@@ -170,7 +170,7 @@ def health(
     """An endpoint is what both the application and its Envoy are: neither serves without the other. `why`: what is wrong with Envoy's
     process, "" for nothing; `words` are the application's."""
     if not was_live:
-        return host_pb2.HEALTH_UNSPECIFIED, why or words
+        return host_pb2.HEALTH_UNSPECIFIED, why or ("" if envoy_state == STOPPED else words)
     if envoy_state != LIVE and not (envoy_state == UNREACHABLE and misses < MISSES):
         return host_pb2.UNHEALTHY, why or f"Envoy is {envoy_state}"
     return _HEALTH[verdict], why or words

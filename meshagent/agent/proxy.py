@@ -96,6 +96,7 @@ class Proxy:
         self._certificate_new = self._certificate_due = 0.0
         self._stirred = asyncio.Event()  # another process runs, or another certificate is installed
         self._generations: Generations | None = None
+        self._trouble = ""  # what keeps its Envoys from being looked after
         make_directory(around.directory, PASSABLE_DIRECTORY)
         make_directory(self.directory, PASSABLE_DIRECTORY)
         self._relay = Relay(
@@ -240,7 +241,7 @@ class Proxy:
             envoy.state,
             envoy.misses,
             envoy.was_live,
-            self._generations.words if self._generations else "",
+            (self._generations.words if self._generations else "") or self._trouble,
         )
 
     def _deaf(self) -> str:
@@ -276,9 +277,10 @@ class Proxy:
                 await finished(identity.write_sds, self.directory / "tls", owner)
                 keeping = keeping or group.create_task(self._keeper.run())
                 if await asyncio.to_thread(identity.read, self.directory / "tls") is None:
-                    await (
-                        self._identified.wait()
-                    )  # an Envoy does not start without the files that its configuration names
+                    # An Envoy does not start without the files that its configuration names.
+                    self._trouble_is("it has no certificate yet")
+                    await self._identified.wait()
+                self._trouble_is("")
                 self._generations = self._generations or self._made(owner)
                 await self._generations.run()
             except* MeshagentError as errors:
@@ -286,7 +288,13 @@ class Proxy:
                 if words != told:
                     log.error("%s: %s", self.id, words)
                 told = words
+                self._trouble_is(words)
             await asyncio.sleep(_AGAIN)
+
+    def _trouble_is(self, words: str) -> None:
+        if words != self._trouble:
+            self._trouble = words
+            self._around.changed()
 
     def _made(self, owner: int | None) -> Generations:
         around = self._around

@@ -35,14 +35,14 @@ def drain(name: str, wait: bool, timeout: int, output: str) -> None:
     Its Envoys go on, and so do the calls of its applications. `meshctl undrain` brings it back at once."""
     client = connected()
     answer = _ask(client, name, "/v1/drain")
-    _warn(client, answer["proxies"])
-    if wait:
-        try:
+    try:
+        _warn(client, answer["proxies"])
+        if wait:
             _wait(client, answer["proxies"], timeout)
-        except KeyboardInterrupt:
-            raise NotDrained(
-                f"not waited for any longer; {name} drains all the same, and `meshctl undrain {name}` brings it back"
-            ) from None
+    except KeyboardInterrupt:
+        raise NotDrained(
+            f"not waited for any longer; {name} drains all the same, and `meshctl undrain {name}` brings it back"
+        ) from None
     words = "is drained" if wait else "drains"
     show(
         answer,
@@ -86,7 +86,11 @@ def _warn(client: Client, drained: Sequence[str]) -> None:
     """Of nodes that have too few endpoints left for the others to be spared."""
     nodes: dict[str, list[bool]] = {}
     touched = set()
-    for endpoint in client.request("GET", "/v1/endpoints")["endpoints"]:
+    try:
+        endpoints = client.request("GET", "/v1/endpoints")["endpoints"]
+    except MeshagentError:
+        return  # it drains all the same
+    for endpoint in endpoints:
         out = endpoint["proxy"] in drained
         nodes.setdefault(endpoint["node"], []).append(endpoint["health"] == "healthy" and not out)
         touched |= {endpoint["node"]} if out else set()

@@ -32,10 +32,6 @@ _IN_USE = 409
 _ABSENT = 404
 
 
-# The paths of what is gone, and what is amiss in their meshes now.
-Deleted = tuple[list[str], Sequence[Mapping[str, Any]]]
-
-
 class NothingFound(MeshagentError):
     """What was asked for by name is not there."""
 
@@ -102,8 +98,7 @@ def delete(path: str | None, files: tuple[str, ...], output: str) -> None:
     if path is not None and path.startswith("host/"):
         _forget(path, output)
         return
-    deleted, problems = _delete_path(path) if path is not None else _delete_files(files)
-    warn(problems)
+    deleted = _delete_path(path) if path is not None else _delete_files(files)
 
     def lines(screen: Screen) -> None:
         for gone in deleted:
@@ -125,22 +120,33 @@ def _forget(path: str, output: str) -> None:
     show({"deleted": [path], "proxies": answer["proxies"]}, output, lines)
 
 
-def _delete_path(path: str) -> Deleted:
+def _delete_path(path: str) -> list[str]:
     try:
         key = Key.parse(path)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    return _delete(connected(), key)
+    deleted, problems = _delete(connected(), key)
+    warn(problems)
+    return deleted
 
 
-def _delete_files(files: tuple[str, ...]) -> Deleted:
+def _delete_files(files: tuple[str, ...]) -> list[str]:
     loaded = load_paths(files)
     if loaded.errors:
         raise NotDeleted("\n".join(clean(str(error)) for error in loaded.errors))
     client = connected()
     left = sorted((spec.key for spec in loaded.specs), key=lambda key: (_DELETION_ORDER.index(key.kind), key.path))
+    problems: dict[str, Sequence[Mapping[str, Any]]] = {}
+    try:
+        return _delete_in_order(client, left, problems)
+    finally:
+        for found in problems.values():
+            warn(found)
+
+
+def _delete_in_order(client: Client, left: list[Key], problems: dict[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Round after round, until nothing is left or what is left is needed. `problems` is given, by mesh, what its last deletion left."""
     deleted: list[str] = []
-    problems: dict[str, Sequence[Mapping[str, Any]]] = {}  # by mesh, as its last deletion left it
     while left:
         refused: list[tuple[Key, ServerRefused]] = []
         for key in left:
@@ -159,12 +165,13 @@ def _delete_files(files: tuple[str, ...]) -> Deleted:
             words = "\n".join(f"{key} was not deleted: {error}" for key, error in refused)
             raise NotDeleted(words + before)
         left = [key for key, _ in refused]
-    return deleted, [problem for found in problems.values() for problem in found]
+    return deleted
 
 
-def _delete(client: Client, key: Key) -> Deleted:
+def _delete(client: Client, key: Key) -> tuple[list[str], Sequence[Mapping[str, Any]]]:
+    """The paths of what is gone, and what is amiss in the mesh now."""
     answer = client.request("DELETE", "/v1/documents", query={"path": key.path})
-    return list(answer["deleted"]), answer["problems"]
+    return list(answer["deleted"]), answer.get("problems", ())
 
 
 def _rows(documents: list[Mapping[str, Any]]) -> Iterator[list[str]]:

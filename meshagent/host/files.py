@@ -116,24 +116,35 @@ def make_directory(path: Path, mode: int = PRIVATE_DIRECTORY, owner: int | None 
     return path
 
 
-def give(path: Path, owner: int) -> None:
-    """Makes the files of a tree another user's, links as such, and its directories ours: what we write there by name, nobody has put
-    something else in the place of. What is right already is left alone."""
+def give(path: Path, owner: int, mode: int | None = None) -> None:
+    """Makes the files of a tree another user's, links as such, and its directories ours, of this mode if one is given: what we write there
+    by name, nobody has put something else in the place of. What is right already is left alone."""
     try:
-        _give(path, owner)
+        _give(path, owner, mode)
     except OSError as error:
         raise FileError("change the owner of", path, error) from error
 
 
-def _give(path: Path, owner: int) -> None:
+def _give(path: Path, owner: int, mode: int | None) -> None:
+    """What `path` is in is ours: it stays what it is."""
     status = path.lstat()
     directory = stat.S_ISDIR(status.st_mode)
+    if directory and mode is not None and stat.S_IMODE(status.st_mode) != mode:
+        path.chmod(mode)  # first: its files' owner is to find them at every moment
     wanted = os.geteuid() if directory else owner
     if status.st_uid != wanted:
         os.chown(path, wanted, -1, follow_symlinks=False)
-    if directory:  # ours by now: what is in it stays there
+    if directory:
         for each in path.iterdir():
-            _give(each, owner)
+            _give(each, owner, mode)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file that is there is this process's user's, so that nobody else has changed it."""
+    try:
+        return path.lstat().st_uid == os.geteuid()
+    except OSError as error:
+        raise FileError("look at", path, error) from error
 
 
 def sync_directory(path: Path) -> None:

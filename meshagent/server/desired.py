@@ -65,8 +65,6 @@ def settle(record: HostRecord, hello: host_pb2.Hello) -> tuple[HostRecord, tuple
         )
     if hello.first_slot >= SLOTS:
         raise HelloRefused(f"first slot {hello.first_slot}: must be within 0 to {SLOTS - 1}")
-    if len(hello.boot_id) > BOOT_ID_LIMIT:
-        raise HelloRefused(f"boot id of {len(hello.boot_id)} characters: must be at most {BOOT_ID_LIMIT}")
     labels = dict(hello.labels)
     if fault := next(filter(None, (label_fault(key, value) for key, value in sorted(labels.items()))), ""):
         raise HelloRefused(fault)

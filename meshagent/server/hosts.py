@@ -27,7 +27,7 @@ from meshagent.mesh.graph import View
 from meshagent.protocol import host_pb2
 from meshagent.protocol.facts import attributes
 from meshagent.server.clones import CloneRefused, refuse_clone
-from meshagent.server.desired import HelloRefused, Refusal, desired, settle, taken
+from meshagent.server.desired import BOOT_ID_LIMIT, HelloRefused, Refusal, desired, settle, taken
 from meshagent.server.draining import heard
 from meshagent.server.lineage import notice_rollback
 from meshagent.server.loop import Loop
@@ -190,6 +190,8 @@ class HostService:
     async def _greet(self, leaf: Leaf, hello: host_pb2.Hello) -> Session:
         """The host's record with what it wants now, written and seen in the Mesh, so that all it is told of exists."""
         host = leaf.spiffe_id.host
+        if len(hello.boot_id) > BOOT_ID_LIMIT:
+            raise HelloRefused(f"boot id of {len(hello.boot_id)} characters: must be at most {BOOT_ID_LIMIT}")
         refuse_clone(admitted(leaf, await read_host(self._store, host)), hello.boot_id)
         # Before anything is written on its behalf: our own small writes must not hide that the store is behind.
         reconciler = self._loop.reconciler
@@ -251,7 +253,7 @@ class HostService:
         vouching: Vouching | None = None
         while observed is not None:
             seen = self._status.host(host)
-            session.heard = self._clock()
+            session.hears(self._clock())
             _note(seen, observed)
             self._status.heard(host)
             if any(session.drain_seen.get(one.id, 0) != one.drain for one in seen.placements.values()):
@@ -271,6 +273,7 @@ class HostService:
             except StoreError as error:
                 # What is in memory goes on being served; the next report tries again.
                 _log.error("what %s reports could not be written: %s", host, error)
+            session.reads_on(self._clock())
             observed = await self._read(context, 2.0 * self.terms.lease_seconds)
         return ""
 

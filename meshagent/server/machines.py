@@ -32,6 +32,11 @@ class Machines:
         if session is None or not session.boot or boot in ("", session.boot):
             return
         host = session.record.host
+
+        def edit(record: HostRecord) -> HostRecord:
+            # Of a name that is joined anew, the session is not the host's any more, whatever it is taken for until it ends.
+            return record if session.leaf.issued < record.joined else both_live(record, boot)
+
         match session.standing(boot, self._clock(), patience):
             case Standing.OPEN:
                 raise Contested(
@@ -39,7 +44,7 @@ class Machines:
                     f"{patience:g} s"
                 )
             case Standing.ALIVE:
-                await self._write(host, lambda record: both_live(record, boot))
+                await self._write(host, edit)
             case Standing.DOWN:
                 pass
 

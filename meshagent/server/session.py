@@ -12,7 +12,7 @@ from meshagent.server.desired import Refusal
 from meshagent.server.records import HostRecord
 
 _CHALLENGERS = 4096
-_AGAIN_SECONDS = 1.0
+_AGAIN_SECONDS = _SLOW_SECONDS = 1.0
 
 
 class Standing(enum.Enum):
@@ -41,10 +41,22 @@ class Session:
         self.again = False
         self._told_again = 0.0
         self._challengers: dict[str, float] = {}
+        # Since when a word of its is being worked on: what it says meanwhile is not read.
+        self._busy_since: float | None = None
 
     def end(self, words: str) -> None:
         self.ended = words
         self.superseded.set()
+
+    def hears(self, now: float) -> None:
+        """A word of the host was read."""
+        self.heard = self._busy_since = now
+
+    def reads_on(self, now: float) -> None:
+        """The word is worked on. What was said long before may be read now: who said hello by then says it as if for the first time."""
+        if self._busy_since is not None and now - self._busy_since > _SLOW_SECONDS:
+            self._challengers.clear()
+        self._busy_since = None
 
     def standing(self, boot: str, now: float, patience: float) -> Standing:
         """Of this machine against one of another boot that says hello now. ALIVE once it was heard of more than `patience` seconds after
@@ -57,6 +69,8 @@ class Session:
             if now - self._told_again > _AGAIN_SECONDS:
                 self._told_again, self.again = now, True
                 self.changed.set()
+        if self._busy_since is not None:
+            return Standing.OPEN
         if min(self.heard, now) > first + patience:
             return Standing.ALIVE
         return Standing.DOWN if now - max(self.heard, first) > patience else Standing.OPEN

@@ -71,7 +71,7 @@ class AdsStream:
             withdrawn = subscription.aim(snapshot.of(type_url))
             if self.pacing is Pacing.PIPELINED:
                 # An agent tells its host's operator what was refused: it is to hear that this is over, even where nothing else changes.
-                subscription.owe(withdrawn)
+                subscription.take_back(withdrawn)
         endpoints, clusters = self._types[ENDPOINT], self._types[CLUSTER]
         if endpoints.retired:
             endpoints.retired = {name: each for name, each in endpoints.retired.items() if name in clusters.sent}

@@ -302,6 +302,11 @@ class Subscription:
             self.promised.update(names)
         self._nothing_due = False
 
+    def take_back(self, names: Iterable[str]) -> None:
+        """What the client refused under these names is over, and it is to hear so: also one that has yet to ask."""
+        self.owed.update(name for name in names if not self.started or self.wants(name))
+        self._nothing_due = False
+
     def absent(self) -> tuple[str, ...]:
         """Names that were asked for, or are owed, and that there is nothing under: the client is told, so that it does not
         wait. What it merely still has is not among them, but `gone`."""

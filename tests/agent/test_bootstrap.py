@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,13 @@ def test_one_that_was_accepted_is_not_asked_about_again(spec: EnvoySpec, monkeyp
     assert json.loads(spec.bootstrap.read_text())["node"]["id"] == NODE.id
     with pytest.raises(AssertionError, match="asked again"):
         launch.prepare_bootstrap(spec, NODE, 4000)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives files to other users")
+def test_one_that_envoys_user_could_write_to_is_written_anew(spec: EnvoySpec) -> None:
+    launch.prepare_bootstrap(spec, NODE, 20000, owner=54321, check=False)
+    write_state(spec.directory, intent(spec, "boot"))
+    os.chown(spec.bootstrap, 54321, -1)  # as releases before this one left it
+    launch.prepare_bootstrap(spec, NODE, 20000, owner=54321, check=False)
+    status = spec.bootstrap.stat()
+    assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (0, 0o644)

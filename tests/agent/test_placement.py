@@ -117,6 +117,9 @@ def test_what_is_wrong_with_envoy_is_said_before_what_is_with_the_application() 
     assert "3 times in a row" in why and "meshagent logs p1" in why
     assert follows.crash_words("p1", 2) == "", "twice may be chance"
     assert follows.health(Verdict.UNKNOWN, "connection refused", STOPPED, 0, False, why)[1] == why
+    assert follows.health(Verdict.UNKNOWN, "connection refused", STOPPED, 0, False)[1] == "", (
+        "that is not why it does not run"
+    )
     assert follows.health(Verdict.HEALTHY, "", STOPPED, 0, True, why) == (UNHEALTHY, why)
     assert follows.health(Verdict.HEALTHY, "", STOPPED, 0, True) == (UNHEALTHY, "Envoy is STOPPED")
     assert follows.health(Verdict.HEALTHY, "", LIVE, 0, True, why) == (HEALTHY, why), "it may end once more"

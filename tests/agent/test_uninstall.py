@@ -43,6 +43,12 @@ def test_what_stays_is_roots_before_the_users_go_and_an_agent_that_comes_back_gi
     (tls / "g-1").mkdir(parents=True)
     (tls / "g-1" / "key.pem").touch()
     (tls / "current").symlink_to("g-1")
+    # What an Envoy's user may have left there: none of it is followed, and none of it is in the way.
+    (elsewhere := tmp_path / "elsewhere").mkdir(mode=0o700)
+    (elsewhere / "secret").touch()
+    (tls / "g-9").symlink_to(elsewhere)
+    (tls / "g-8").symlink_to("nowhere")
+    (tls / "g-7").touch()
     for each in (tls, tls / "g-1"):  # as releases before this one left it
         each.chmod(0o700)
         os.chown(each, 54320, -1)
@@ -66,6 +72,10 @@ def test_what_stays_is_roots_before_the_users_go_and_an_agent_that_comes_back_gi
     assert owners() == {0}
     identity.write_sds(tls, 54322)
     assert owners() == {54322}
+    assert [(each.stat().st_uid, each.stat().st_mode & 0o77) for each in (elsewhere, elsewhere / "secret")] == [
+        (0, 0),
+        (0, 0o44),
+    ]
 
 
 def test_state_and_configuration_go_only_when_purged(settings: Settings) -> None:

@@ -72,6 +72,8 @@ def test_who_stops_waiting_is_told_how_it_is(online: Run, server: FakeServer) ->
     server.answers["POST /v1/drain"] = only("a")
     server.answer("GET /v1/endpoints", {"endpoints": []})
     server.answer("GET /v1/status", {"proxies": [proxy("p")]})
+    server.answer("GET /v1/endpoints", {"message": "not now"}, 503)
+    assert online("drain", "a").exit_code == 0, "it drains all the same"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drain, "_wait", interrupted)
         left = online("drain", "a", "--wait")

@@ -124,6 +124,7 @@ def test_delete_of_files_goes_round_what_is_in_use(online: Run, server: FakeServ
     needs["mesh/shop"] = ["mesh/shop/virtualNode/other"]
     stuck = online("delete", "-f", str(file))
     assert stuck.exit_code == 1
+    assert "warning: mesh/shop/virtualNode/web: 2 gone\n" in stuck.stderr
     assert (
         "mesh/shop was not deleted: mesh/shop/virtualNode/other needs it (2 resources deleted before)" in stuck.stderr
     )

@@ -26,7 +26,8 @@ from meshagent.server.operations import drains, joined
 from meshagent.server.peers import NotAllowed
 from meshagent.server.reconcile import Reconciler
 from meshagent.server.records import HostRecord
-from meshagent.server.registry import Edit, delete_host, edit_host
+from meshagent.server.registry import Edit, delete_host, edit_host, read_host
+from meshagent.server.session import Standing
 from meshagent.server.status import CLONE_SECONDS, Status, host_status
 from meshagent.store.memory import MemoryStore
 from meshagent.xds.cache import SnapshotCache
@@ -452,4 +453,24 @@ async def test_a_word_of_a_boot_that_is_read_after_the_next_one_answered_elsewhe
 
 
 async def test_a_boot_id_is_no_place_for_anything_else(hosts: Hosts) -> None:
-    await Machine(hosts, await hosts.join("t1"), "a1" * 100).refused("FAILED_PRECONDITION: .*200 characters")
+    certificate = await hosts.join("t1")
+    for _ in range(2):
+        await Machine(hosts, certificate, "a1" * 100).refused("FAILED_PRECONDITION: .*200 characters")
+    async with Machine(hosts, certificate, "a1").connected():
+        await Machine(hosts, certificate, "b2" * 100).refused("FAILED_PRECONDITION: .*200 characters")
+
+
+async def test_who_joined_anew_is_no_copy_before_the_earlier_session_has_ended_either(hosts: Hosts) -> None:
+    machine = Machine(hosts, await hosts.join("t1"), "a1")
+    async with machine.connected():
+        session = hosts.service._sessions["a"]
+        assert session.standing("b2", hosts.monotonic.now, 7.5) is Standing.OPEN
+        hosts.monotonic.now += PATIENCE
+        session.hears(hosts.monotonic.now)
+        session.reads_on(hosts.monotonic.now)
+        token = TokenRecord("t2", "", ("mesh/shop/*",), None, 1e12)
+        hosts.clock.now += 1.0
+        await edit_host(hosts.store, "a", lambda record: joined(record, token, hosts.clock.now))
+        await hosts.service._machines.contend(session, "b2", 7.5)
+        stored = await read_host(hosts.store, "a")
+        assert stored is not None and stored.clones == ()

@@ -44,8 +44,9 @@ def why_not() -> str | None:
     return f"needs the deployment's environment and a bundle: make {' '.join(missing)}" if missing else None
 
 
-def until(what: str, condition: Callable[[], T], seconds: float, every: float = 0.1) -> T:
-    """Polls until `condition` returns something true, and returns it; a condition that raises is asked again."""
+def until(what: str, condition: Callable[[], T], seconds: float = 60.0, every: float = 0.1) -> T:
+    """Polls until `condition` returns something true, and returns it; a condition that raises is asked again. The default is long: waiting
+    costs nothing where nobody says how fast it has to be."""
     deadline = time.monotonic() + seconds
     last: object = None
     while True:

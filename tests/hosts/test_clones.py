@@ -51,9 +51,9 @@ def test_d8_a_copy_of_a_host_is_kept_out_until_it_has_a_name_of_its_own(mesh: Ho
     original, copy = mesh.host("h2"), mesh.host("h3")
     with copied(original, copy), mesh.oracle("h1") as oracle:
         mesh.start_traffic(oracle)
-        until("answers", lambda: oracle.loads()["catalog"].answers.get("catalog-h2"), seconds=20)
+        until("answers", lambda: oracle.loads()["catalog"].answers.get("catalog-h2"))
         copy.run("systemctl start meshagent-agent", check=True)
-        (found,) = until("the copy to be found", lambda: clones(mesh, "h2"), seconds=20)
+        (found,) = until("the copy to be found", lambda: clones(mesh, "h2"))
         assert found["address"] == str(copy.address)
         assert addresses(mesh, "h2") == {str(original.address)}
         assert all(one["connected"] and one["synced"] for one in mesh.proxies() if one["host"] == "h2")
@@ -65,7 +65,7 @@ def test_d8_a_copy_of_a_host_is_kept_out_until_it_has_a_name_of_its_own(mesh: Ho
         # An agent that is restarted, and a machine that is, change nothing for the host.
         copy.run("systemctl restart meshagent-agent", check=True)
         original.run("systemctl restart meshagent-agent", check=True)
-        until("the host to be back", lambda: addresses(mesh, "h2") == {str(original.address)}, seconds=20)
+        until("the host to be back", lambda: addresses(mesh, "h2") == {str(original.address)})
         assert oracle.failed() == []
 
         (block,) = run_by(__file__, "docs/operations.md")
@@ -77,9 +77,9 @@ def test_d8_a_copy_of_a_host_is_kept_out_until_it_has_a_name_of_its_own(mesh: Ho
             (mesh.server if on_server else copy).run(["bash", "-c", f"cd /root && {command}"], check=True)
             if on_server:
                 copy.write("/root/join-token", mesh.server.read("/root/join-token"))
-        until("the copy to be a host of its own", lambda: addresses(mesh, FRESH) == {str(copy.address)}, seconds=60)
+        until("the copy to be a host of its own", lambda: addresses(mesh, FRESH) == {str(copy.address)})
         assert addresses(mesh, "h2") == {str(original.address)}
-        until("it to answer", lambda: oracle.loads()["catalog"].answers.get("catalog-h3"), seconds=20)
+        until("it to answer", lambda: oracle.loads()["catalog"].answers.get("catalog-h3"))
         assert oracle.failed() == []
     mesh.meshctl("delete", f"host/{FRESH}")
     mesh.in_sync(proxies=7)

@@ -63,7 +63,7 @@ def test_a_host_is_uninstalled_without_a_failed_request_and_comes_back_as_the_sa
     with mesh.oracle("h1") as oracle:
         address, port = mesh.address("catalog"), PORTS["catalog"]
         oracle.http("catalog", address, port)
-        until("both hosts to answer", lambda: len(oracle.loads()["catalog"].answers) == 2, seconds=20)
+        until("both hosts to answer", lambda: len(oracle.loads()["catalog"].answers) == 2)
         assert mesh.deploy("--limit", "h3", "roles/uninstall.py") == 1
         assert mesh.deploy("--limit", "h3", "roles/uninstall.py") == 0
         assert (
@@ -104,7 +104,7 @@ def test_p2_an_upgrade_that_is_cut_off_anywhere_is_completed_by_the_next_run(
     before = host.run(["systemctl", "show", "-P", "MainPID", "meshagent-agent"]).stdout
     with mesh.oracle("h1") as oracle:
         mesh.start_traffic(oracle)
-        until("traffic", lambda: all(load.ok > 20 for load in oracle.loads().values()), seconds=20)
+        until("traffic", lambda: all(load.ok > 20 for load in oracle.loads().values()))
         cut_off_at(mesh, upgrade, "Send the bundle")
         cut_off_at(mesh, upgrade, "Install ")
         cut_off_at(mesh, upgrade, "Install ", lambda: host.run("ls -d /opt/meshagent/releases/*-other").returncode == 0)

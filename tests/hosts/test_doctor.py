@@ -39,7 +39,7 @@ def finds(host: Host, check: str, words: str, remedy: str = "", state: str = "wr
         assert found[0]["remedy"], "what to do is said"
         return True
 
-    until(f"the doctor of {host.name} to find {words!r}", there, seconds=20)
+    until(f"the doctor of {host.name} to find {words!r}", there)
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def envoy(host: Host) -> dict[str, Any]:
 def test_a_host_that_is_well_has_no_problem_and_nothing_is_changed(mesh: HostMesh) -> None:
     everything = f"find {STATE} /etc -xdev -type f ! -name contact -exec cksum {{}} + | sort; nft list ruleset"
     for host in mesh.hosts:
-        until(f"{host.name} to be well", partial(is_well, host), seconds=20)
+        until(f"{host.name} to be well", partial(is_well, host))
         with without_agent(host):
             before = host.run(everything, check=True).stdout
             findings(host)

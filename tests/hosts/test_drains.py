@@ -29,7 +29,7 @@ def test_h12_a_drained_host_gets_no_requests_and_is_back_at_once(mesh: HostMesh)
         hosts = {one["host"]: one for one in json.loads(mesh.meshctl("hosts", "-o", "json"))["hosts"]}
         assert [hosts[name]["drained"] for name in ("h1", "h2", "h3")] == [False, True, False]
         mesh.meshctl("undrain", "h2")
-        until("h2 to answer", lambda: "catalog-h2" in answering(oracle, 20), seconds=10)
+        until("h2 to answer", lambda: "catalog-h2" in answering(oracle, 20))
         assert oracle.failed() == []
 
 
@@ -66,7 +66,7 @@ def test_h12_what_is_held_lives_as_long_as_a_stop_drains_and_is_counted(mesh: Ho
         long.grpc("quotes", mesh.address("quotes"), PORTS["quotes"])
         served_by(long, "h2")
         mesh.meshctl("undrain", "h3")
-        until("h3 to answer", lambda: "catalog-h3" in answering(short, 20), seconds=10)
+        until("h3 to answer", lambda: "catalog-h3" in answering(short, 20))
         units = envoys(host)
         began = time.monotonic()
         try:
@@ -92,7 +92,7 @@ def served_by(oracle: RemoteOracle, host: str) -> None:
     def there() -> bool:
         return all(load.answers[f"{name}-{host}"] > before[name] + 5 for name, load in oracle.loads().items())
 
-    until(f"what is held to be answered by {host}", there, seconds=30)
+    until(f"what is held to be answered by {host}", there)
 
 
 def drain_of(placed: Placed, since: float, ended: float) -> Handover:
@@ -190,7 +190,6 @@ def test_h4_a_rollout_stops_at_the_first_host_on_which_the_version_fails(mesh: H
             until(
                 "the rollout to be taken back",
                 lambda: not listed(mesh)["policies"] or state(mesh) == "done",
-                seconds=60,
             )
             mesh.in_sync(proxies=7)
             flowing(oracle)

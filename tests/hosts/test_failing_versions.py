@@ -50,7 +50,7 @@ def test_h4_a_version_that_fails_is_ended_its_host_marked_and_the_rollout_stoppe
             assert [one["state"] for one in listed(mesh)["hosts"]] == ["failed", "pending", "pending"]
             assert words in mesh.meshctl("envoy", "list")
             assert running(mesh) == before
-            until("the one on trial to be gone", lambda: tidy(web.host), seconds=60)
+            until("the one on trial to be gone", lambda: tidy(web.host))
             flowing(oracle)
             assert oracle.failed() == []
             assert (web.unit, web.pid, web.live()) == (unit, pid, [pid])

@@ -25,9 +25,7 @@ def test_every_command_of_the_page_does_what_it_says(mesh: HostMesh) -> None:
     host.write(CONFIG, yaml.safe_dump({**yaml.safe_load(before), "status_address": "127.0.0.1:9903"}))
     host.run(["systemctl", "restart", "meshagent-agent"], check=True)
     try:
-        until(
-            "the agent to answer", lambda: host.run("curl -sf http://127.0.0.1:9903/status").returncode == 0, seconds=20
-        )
+        until("the agent to answer", lambda: host.run("curl -sf http://127.0.0.1:9903/status").returncode == 0)
         mesh.in_sync()
         for line in lines:
             done = host.run(line, limit=60.0)

@@ -48,7 +48,7 @@ def becomes(host: Host, health: str, words: str = "") -> None:
         assert found["endpointHealth"] == health and words in found["endpointWords"], found["endpointWords"]
         return True
 
-    until(f"the catalog of {host.name} to be {health} {words}", so, seconds=20)
+    until(f"the catalog of {host.name} to be {health} {words}", so)
 
 
 def test_d1_a_service_is_healthy_while_it_is_active(mesh: HostMesh) -> None:

@@ -66,13 +66,13 @@ def test_h7_the_documents_commands_make_a_server_and_a_host_and_take_them_away(p
         status = json.loads(server.run(["meshctl", "status", "--output", "json"], check=True).stdout)
         return [(one["host"], one["connected"]) for one in status["proxies"]] == [("web-1", True)]
 
-    until("web-1's proxy to be connected", connected, seconds=30)
+    until("web-1's proxy to be connected", connected)
     assert host.run(["python3", "meshagent-bundle/install.py", "--role", "agent", "--check"]).stdout == ""
     for each in (host, server):
         assert each.failed_units() == []
         each.reboot()
     until("web-1's proxy to be connected after a reboot of both", connected, seconds=40)
-    until("names to stand", lambda: "catalog.shop.internal" in host.read("/etc/hosts"), seconds=20)
+    until("names to stand", lambda: "catalog.shop.internal" in host.read("/etc/hosts"))
 
     # Uninstalled, each is what it was; the server forgets the host in between.
     remove, forget = (block.text for block in run_by(__file__, "docs/install.md")[-2:])

@@ -40,7 +40,7 @@ def test_h11_a_host_that_boots_with_no_network_for_longer_than_every_timer_is_ba
         try:
             host.reboot(hard=True)
             booted = time.monotonic()
-            until("its Envoys to be live", lambda: all(each == "LIVE" for each in states(host)), seconds=30)
+            until("its Envoys to be live", lambda: all(each == "LIVE" for each in states(host)))
             while time.monotonic() < booted + THREE_TIMES_EVERY_TIMER:
                 flowing(oracle, 50)
             assert status(host)["managementServerConnectionStatus"] == "NOT_CONNECTED"
@@ -52,7 +52,7 @@ def test_h11_a_host_that_boots_with_no_network_for_longer_than_every_timer_is_ba
         up = time.monotonic()
         mesh.in_sync(seconds=30, proxies=7)
         print(f"\nH11: in sync {time.monotonic() - up:.1f} s after the network came")
-        until("h3 to answer", lambda: oracle.loads()["catalog"].answers["catalog-h3"] > before, seconds=30)
+        until("h3 to answer", lambda: oracle.loads()["catalog"].answers["catalog-h3"] > before)
         settled = time.monotonic()
         flowing(oracle, 300)
         assert oracle.failed(settled) == []
@@ -83,13 +83,13 @@ def test_h10_a_host_with_two_networks_is_reached_on_the_one_that_it_is_configure
         host.write(AGENT_CONFIGURATION, free)
         host.run("systemctl restart meshagent-agent", check=True)
         mesh.in_sync(proxies=7)
-        until("h3 to be found at its address", lambda: addresses(mesh, "h3") == {str(host.address)}, seconds=30)
+        until("h3 to be found at its address", lambda: addresses(mesh, "h3") == {str(host.address)})
         with mesh.oracle("h1") as oracle:
             oracle.http("catalog", mesh.address("catalog"), PORTS["catalog"], rate=100, fresh=1.0)
-            until("h3 to answer", lambda: oracle.loads()["catalog"].answers.get("catalog-h3"), seconds=20)
+            until("h3 to answer", lambda: oracle.loads()["catalog"].answers.get("catalog-h3"))
         host.write(AGENT_CONFIGURATION, free.replace("host:\n", "host:\n  address: 10.1.1.1\n"))
         host.run("systemctl restart meshagent-agent", check=True)
-        until("h3 to be found where it is told to be", lambda: addresses(mesh, "h3") == {"10.1.1.1"}, seconds=30)
+        until("h3 to be found where it is told to be", lambda: addresses(mesh, "h3") == {"10.1.1.1"})
     finally:
         host.run("ip link del aside; ip route del default")
         host.write(AGENT_CONFIGURATION, configuration)
@@ -112,7 +112,7 @@ def test_h10_hosts_without_ipv4_serve_each_other(mesh: HostMesh) -> None:
     agents = {host.name: host.read(AGENT_CONFIGURATION) for host in mesh.hosts}
     options = mesh.server.read(SERVER_OPTIONS)
     with contextlib.ExitStack() as undo:
-        undo.callback(mesh.in_sync, seconds=60, proxies=7)
+        undo.callback(mesh.in_sync, proxies=7)
         for name, address in six.items():
             host, link = mesh.host(name), device(mesh.host(name))
             host.run(f"ip -6 address add {address}/64 dev {link} nodad", check=True)
@@ -122,7 +122,7 @@ def test_h10_hosts_without_ipv4_serve_each_other(mesh: HostMesh) -> None:
             "--advertise", f"--advertise {six[SERVER]} --advertise", 1
         )
         configure_server(mesh, everywhere)
-        mesh.in_sync(seconds=60, proxies=7)
+        mesh.in_sync(proxies=7)
         for name, text in agents.items():
             host, link = mesh.host(name), device(mesh.host(name))
             undo.callback(host.run, "systemctl restart meshagent-agent", check=True)
@@ -132,13 +132,13 @@ def test_h10_hosts_without_ipv4_serve_each_other(mesh: HostMesh) -> None:
             host.write(AGENT_CONFIGURATION, without_address(text))
             host.run("systemctl restart meshagent-agent", check=True)
         for name in agents:
-            until(f"{name} to be found there", lambda name=name: addresses(mesh, name) == {six[name]}, seconds=30)
-        mesh.in_sync(seconds=60, proxies=7)
+            until(f"{name} to be found there", lambda name=name: addresses(mesh, name) == {six[name]})
+        mesh.in_sync(proxies=7)
         with mesh.oracle("h1") as oracle:
             mesh.start_traffic(oracle)
-            until("both hosts to answer", lambda: len(oracle.loads()["catalog"].answers) == 2, seconds=30)
+            until("both hosts to answer", lambda: len(oracle.loads()["catalog"].answers) == 2)
             # Right after everybody's address has become another one, a TCP connection, which nobody retries, may still fail.
-            until("calm after the change", lambda: calm(oracle), seconds=60)
+            until("calm after the change", lambda: calm(oracle))
             settled = time.monotonic()
             flowing(oracle, 300)
             assert oracle.failed(settled) == []

@@ -63,7 +63,7 @@ def test_day_two_from_its_first_command_to_its_last(mesh: HostMesh, names: dict[
             assert mesh.deploy() > 0
             mesh.in_sync(proxies=7)
             names[ID] = next(one["proxy"] for one in mesh.proxies() if one["host"] == "h1")
-    until("the shop to answer again", lambda: "catalog-" in _catalog(mesh), seconds=30)
+    until("the shop to answer again", lambda: "catalog-" in _catalog(mesh))
 
 
 def _catalog(mesh: HostMesh) -> str:

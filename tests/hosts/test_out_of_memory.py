@@ -48,11 +48,11 @@ def test_h6_an_agent_that_its_units_memory_limit_ends_returns_and_envoy_lives(me
         assert score(host, agent) > 0 >= max(score(host, each) for each in envoys)
         with mesh.oracle("h1") as oracle:
             oracle.http("catalog", mesh.address("catalog"), PORTS["catalog"], rate=150)
-            until("both hosts to answer", lambda: len(oracle.loads()["catalog"].answers) == 2, seconds=30)
+            until("both hosts to answer", lambda: len(oracle.loads()["catalog"].answers) == 2)
             host.run(BALLAST, limit=120, check=True)
             began = time.monotonic()
             host.run("rm -f /dev/shm/ballast-*", check=True)
-            until("another agent", lambda: main_pid(host, AGENT) not in (0, agent), seconds=20)
+            until("another agent", lambda: main_pid(host, AGENT) not in (0, agent))
             said = host.run(["journalctl", "-b", "-u", AGENT, "-o", "cat"]).stdout
             assert "Main process exited, code=killed, status=9/KILL" in said
             mesh.in_sync()

@@ -89,7 +89,7 @@ def test_k5_a_disk_that_is_full_or_read_only_at_renewal_costs_no_request(mesh: H
         mesh.in_sync()
         with mesh.oracle("h1") as oracle:
             oracle.http("catalog", mesh.address("catalog"), PORTS["catalog"], rate=100)
-            until("both hosts to answer", lambda: len(oracle.loads()["catalog"].answers) == 2, seconds=30)
+            until("both hosts to answer", lambda: len(oracle.loads()["catalog"].answers) == 2)
             for fault, (plant, undo, kernel) in FAULTS.items():
                 before, began = held(mesh, host), time.time()
                 host.run(plant, check=True)
@@ -106,9 +106,8 @@ def test_k5_a_disk_that_is_full_or_read_only_at_renewal_costs_no_request(mesh: H
                 until(
                     "every certificate to be renewed",
                     lambda before=before: not set(held(mesh, host).values()) & set(before.values()),
-                    seconds=20,
                 )
             goal = oracle.loads()["catalog"].ok + 100
-            until("more answers", lambda goal=goal: oracle.loads()["catalog"].ok > goal, seconds=30)
+            until("more answers", lambda goal=goal: oracle.loads()["catalog"].ok > goal)
             assert oracle.failed() == []
     mesh.restore()

@@ -18,8 +18,8 @@ def test_p1_a_second_run_changes_nothing(mesh: HostMesh) -> None:
 def test_hosts_call_each_other_over_mutual_tls(mesh: HostMesh) -> None:
     with mesh.oracle("h1") as oracle:
         mesh.start_traffic(oracle)
-        until("both hosts to answer", lambda: len(oracle.loads()["catalog"].answers) == 2, seconds=20)
-        until("streams and connections", lambda: all(load.ok > 50 for load in oracle.loads().values()), seconds=20)
+        until("both hosts to answer", lambda: len(oracle.loads()["catalog"].answers) == 2)
+        until("streams and connections", lambda: all(load.ok > 50 for load in oracle.loads().values()))
         loads = oracle.loads()
         assert oracle.failed() == []
     assert set(loads["catalog"].answers) == {"catalog-h2", "catalog-h3"}
@@ -49,6 +49,6 @@ def test_the_servers_unit_is_hardened_and_returns_when_killed(mesh: HostMesh) ->
         shown = mesh.server.run("systemctl show -P MainPID -P ActiveState meshagent-server").stdout.split()
         return shown[0] not in (before, "0") and shown[1] == "active"
 
-    until("the server to be back", back, seconds=20)
+    until("the server to be back", back)
     mesh.in_sync(seconds=30)
     assert time.monotonic() - began < 30

@@ -37,7 +37,7 @@ def test_c3_a_host_that_boots_with_every_server_away_serves_from_its_disk(mesh: 
     began: list[float] = []
 
     def first_sign() -> None:
-        until("another boot", lambda: host.boot_id not in ("", before), seconds=60, every=0.02)
+        until("another boot", lambda: host.boot_id not in ("", before), every=0.02)
         began.append(time.monotonic())
 
     watching = threading.Thread(target=first_sign)
@@ -47,7 +47,7 @@ def test_c3_a_host_that_boots_with_every_server_away_serves_from_its_disk(mesh: 
     with mesh.oracle("h1") as oracle:
         oracle.http("catalog", address, 8080, rate=50, fresh=1.0)
         wanted = {"catalog-h2", "catalog-h3"} if rebooted == "h1" else {"catalog-h2"}
-        until("its services to be reached", lambda: wanted <= set(answers(oracle)), seconds=60, every=0.02)
+        until("its services to be reached", lambda: wanted <= set(answers(oracle)), every=0.02)
         took = time.monotonic() - began[0]
     print(f"\nC3: {rebooted} serves {took:.1f} s after its boot began, with every server away")
     assert took <= BOOT_SECONDS
@@ -72,13 +72,13 @@ def test_d1_an_application_that_does_not_serve_is_out_of_rotation(mesh: HostMesh
     host = mesh.host("h2")
     with mesh.oracle("h1") as oracle:
         oracle.http("catalog", mesh.address("catalog"), 8080, rate=100)
-        until("both to answer", lambda: len(answers(oracle)) == 2, seconds=20)
+        until("both to answer", lambda: len(answers(oracle)) == 2)
         assert oracle.failed() == []
         host.run(fault, check=True)
         began = time.monotonic()
         try:
             out = partial(has_health, mesh, str(host.address), "unhealthy")
-            until("its endpoint to be out of rotation", out, seconds=20, every=0.05)
+            until("its endpoint to be out of rotation", out, every=0.05)
             limit = began + PROBES_SECONDS + TOLD_SECONDS
             until("requests after that to have come to something", partial(past, limit + TIMEOUT + 2), seconds=40)
             assert oracle.loads()["catalog"].in_flight < 10
@@ -89,7 +89,7 @@ def test_d1_an_application_that_does_not_serve_is_out_of_rotation(mesh: HostMesh
             assert oracle.failed(limit) == []
         finally:
             host.run(undo, check=True)
-        until("it to be back", partial(has_health, mesh, str(host.address), "healthy"), seconds=20)
+        until("it to be back", partial(has_health, mesh, str(host.address), "healthy"))
 
 
 def past(moment: float) -> bool:
@@ -111,7 +111,7 @@ def test_d2_a_host_that_vanishes_leaves_within_two_leases(mesh: HostMesh) -> Non
     host = mesh.host("h2")
     with mesh.oracle("h1") as oracle:
         oracle.http("catalog", mesh.address("catalog"), 8080, rate=100, fresh=1.0)
-        until("both to answer", lambda: len(answers(oracle)) == 2, seconds=20)
+        until("both to answer", lambda: len(answers(oracle)) == 2)
         mesh.lab.partition([host.name])  # open connections are cut without a word
         began = time.monotonic()
         until(
@@ -123,7 +123,7 @@ def test_d2_a_host_that_vanishes_leaves_within_two_leases(mesh: HostMesh) -> Non
         took = time.monotonic() - began
         print(f"\nD2: the endpoint of a vanished host leaves after {took:.1f} s, its lease is {LEASE_SECONDS:g} s")
         mesh.lab.heal()
-        until("it to be back", partial(has_health, mesh, str(host.address), "healthy"), seconds=30)
+        until("it to be back", partial(has_health, mesh, str(host.address), "healthy"))
 
 
 OUTLIERS = """
@@ -156,7 +156,7 @@ def test_d2_outlier_detection_turns_from_a_vanished_host_before_its_lease_ends(m
         mesh.in_sync()
         with mesh.oracle("h1") as oracle:
             oracle.http("catalog", mesh.address("catalog"), 8080, rate=100, fresh=1.0)
-            until("both to answer", lambda: len(answers(oracle)) == 2, seconds=20)
+            until("both to answer", lambda: len(answers(oracle)) == 2)
             assert oracle.failed() == []
             began = time.monotonic()
             mesh.lab.partition([host.name])

@@ -27,7 +27,7 @@ ls -d /var/lib/meshagent/proxies/*/bootstrap-* /var/lib/meshagent/proxies/*/reti
 def load(mesh: HostMesh, rate: float = 150.0) -> Iterator[RemoteOracle]:
     """From h1 to what is on h2 and h3: HTTP requests on kept and on new connections, short TCP connections, and short gRPC streams."""
     # h1's own checks of a host that had just come up may have failed: two of them, 5 s apart, find it well again.
-    until("h1 to find both hosts well", lambda: well(mesh) == 2, seconds=60, every=0.5)
+    until("h1 to find both hosts well", lambda: well(mesh) == 2, every=0.5)
     with mesh.oracle(CALLER) as oracle:
         oracle.http("catalog", mesh.address("catalog"), PORTS["catalog"], rate=rate)
         oracle.tcp("ledger", mesh.address("ledger"), PORTS["ledger"], rate=rate / 10)
@@ -53,7 +53,7 @@ def flowing(oracle: RemoteOracle, requests: int = 100) -> None:
             load.ok >= before[name] + (requests if name == "catalog" else 3) for name, load in oracle.loads().items()
         )
 
-    until(f"{requests} more answers", on, seconds=60)
+    until(f"{requests} more answers", on)
 
 
 def answering(oracle: RemoteOracle, requests: int = 200) -> set[str]:

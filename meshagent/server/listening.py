@@ -1,7 +1,7 @@
 """The two addresses over TLS: the API by uvicorn, xDS and HostService by grpc.aio, with one server certificate that is renewed in place.
 
-A renewal needs no restart and touches no open connection: uvicorn's context is loaded anew, and gRPC asks for the
-certificate at every handshake. What is served is not known here.
+A renewal needs no restart and touches no open connection: uvicorn's context is loaded anew, and gRPC asks at every handshake whether there
+is another certificate. What is served is not known here.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ CONNECTIONS = 2048
 # Who has connected and says nothing whole for so long makes room for others.
 IDLE_SECONDS = 30.0
 HANDSHAKE_SECONDS = 10.0
+# Before gRPC is given another certificate: see ServerCertificate.credentials.
+CALM_SECONDS = 0.25
 
 _log = logging.getLogger(__name__)
 
@@ -134,8 +136,22 @@ class ServerCertificate:
 
     def credentials(self) -> grpc.ServerCredentials:
         """Mutual TLS: clients without a certificate of ours do not get through the handshake."""
-        # The fetcher runs on a thread of grpc's; it only reads.
-        return grpc.dynamic_ssl_server_credentials(self._now(), lambda: self._now(), require_client_authentication=True)
+        served = self._now()
+
+        def fetch() -> grpc.ServerCertificateConfiguration | None:
+            """Called by gRPC's threads, one at a time, as each handshake begins. Another certificate frees what the one before it was
+            served from, to which a handshake that began a moment earlier, on another thread, may not hold on yet: the process would die
+            of it (grpc/grpc#36693). So gRPC is given one only when it has changed, and after time enough for those that have begun; who
+            connects meanwhile waits."""
+            nonlocal served
+            if self._now() is served:
+                return None
+            time.sleep(CALM_SECONDS)
+            served = self._now()
+            return served
+
+        # None is "no change": gRPC documents it, its stubs do not have it.
+        return grpc.dynamic_ssl_server_credentials(served, fetch, require_client_authentication=True)  # type: ignore[arg-type]
 
     def _now(self) -> grpc.ServerCertificateConfiguration:
         assert self._configuration is not None, "opened before it serves"

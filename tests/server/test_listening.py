@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 
 import grpc.aio
 import pytest
@@ -28,6 +34,8 @@ from meshagent.server.listening import (
     names_and_addresses,
 )
 from meshagent.store.memory import MemoryStore
+
+ROOT = Path(__file__).parents[2]
 
 
 def serial(address: Address, bundle: str, client: Path | None = None) -> int:
@@ -130,6 +138,47 @@ async def test_nobody_gets_in_without_a_certificate(tmp_path: Path) -> None:
                 await asyncio.wait_for(channel.channel_ready(), 1.0)
     finally:
         await xds.stop(None)
+
+
+def connect_and_leave(port: int, until: float) -> int:
+    """Many connections at once, of which none goes on; how many."""
+    count = 0
+    while time.monotonic() < until:
+        with contextlib.ExitStack() as open_ones:
+            sockets = [open_ones.enter_context(socket.socket()) for _ in range(20)]
+            for sock in sockets:
+                sock.setblocking(False)
+                sock.connect_ex(("127.0.0.1", port))
+            time.sleep(0.002)
+            for sock in sockets:
+                with contextlib.suppress(OSError):
+                    sock.send(b"nobody's hello")
+                    count += 1
+    return count
+
+
+def test_who_storms_it_with_handshakes_does_not_end_it(tmp_path: Path) -> None:
+    """gRPC died of it in a second when it was given a certificate at every handshake, and of some hundreds of renewals without a pause."""
+    serving = [sys.executable, "-m", "tests.server.handshakes", str(tmp_path)]
+    with (
+        subprocess.Popen(serving, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, cwd=ROOT, text=True) as server,
+        ThreadPoolExecutor(4) as threads,
+    ):
+        assert server.stdin is not None
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        until = time.monotonic() + 4.0
+        storms = [threads.submit(connect_and_leave, port, until) for _ in range(4)]
+        assert all(storm.result() > 0 for storm in storms)
+        assert server.poll() is None
+        with socket.create_connection(("127.0.0.1", port), 5) as sock:
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            context.set_alpn_protocols(["h2"])
+            with context.wrap_socket(sock) as tls:
+                assert tls.getpeercert(binary_form=True)
+        server.stdin.close()
+        assert server.wait(10) == 0
 
 
 async def test_a_taken_port_is_said(tmp_path: Path) -> None:

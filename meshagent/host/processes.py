@@ -27,13 +27,14 @@ class Process:
 
 
 def boot_id(proc: Path = PROC, container: Path = CONTAINER) -> str:
-    """Another at every boot: pids and start times of an earlier boot mean nothing. In a container, whose boots are none of the kernel's
-    and whose own id a sandboxed unit does not see, the start of its init makes the difference."""
+    """Another at every boot, and on every machine: pids and start times of an earlier boot mean nothing. In a container, whose boots are
+    none of the kernel's and whose own id a sandboxed unit does not see, its PID namespace (which one that ends passes on) and the start of
+    its init (which those that start together share) make the difference."""
     try:
         found = (proc / "sys/kernel/random/boot_id").read_text().strip()
+        return f"{found}-{(proc / 'self/ns/pid').stat().st_ino}-{start_time(1, proc)}" if container.exists() else found
     except OSError:
         return ""
-    return f"{found}-{start_time(1, proc)}" if container.exists() else found
 
 
 def is_systemd_host() -> bool:

@@ -33,12 +33,20 @@ def test_a_zombie_is_nobody(tmp_path: Path) -> None:
     assert processes.boot_id(tmp_path) == ""
 
 
-def test_a_containers_boots_are_told_apart_by_their_init(tmp_path: Path) -> None:
+def test_containers_and_their_boots_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "sys/kernel/random").mkdir(parents=True)
     (tmp_path / "sys/kernel/random/boot_id").write_text("11a1\n")
     (tmp_path / "1").mkdir()
-    ids = []
-    for started in (700, 900):
+    (tmp_path / "self/ns").mkdir(parents=True)
+
+    def boot_id(namespace: str, started: int, container: str = "") -> str:
+        (tmp_path / "self/ns/pid").unlink(missing_ok=True)
+        (tmp_path / "self/ns/pid").hardlink_to(tmp_path / namespace)
         (tmp_path / "1/stat").write_text(f"1 (systemd) S 0 1 1 0 -1 4194560 1 1 0 0 1 1 1 1 20 0 1 0 {started} 1 1")
-        ids += [processes.boot_id(tmp_path, tmp_path), processes.boot_id(tmp_path, tmp_path / "none")]
-    assert ids == ["11a1-700", "11a1", "11a1-900", "11a1"]
+        return processes.boot_id(tmp_path, tmp_path / container)
+
+    for namespace in ("one", "other"):
+        (tmp_path / namespace).touch()
+    assert len({boot_id("one", 700), boot_id("one", 900), boot_id("other", 700)}) == 3
+    assert boot_id("one", 700) == boot_id("one", 700)
+    assert boot_id("one", 700, "none") == boot_id("other", 900, "none") == "11a1"

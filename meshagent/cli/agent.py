@@ -30,10 +30,10 @@ def agent(config: Path, stop_proxies: bool) -> None:
     from meshagent.telemetry import logs
 
     settings = load(config)
+    logs.configure(settings.log_level)
     if not stop_proxies:
         # The same process, without what the command line needed: it runs for as long as the host does.
         os.execv(sys.executable, [sys.executable, "-P", "-m", "meshagent.agent", str(config)])  # noqa: S606
-    logs.configure(settings.log_level)
     from meshagent.agent.run import stop_proxies as stop
 
     ended = stop(settings)

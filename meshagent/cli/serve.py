@@ -94,10 +94,10 @@ def server(
     """Run the control plane: App Mesh's API, xDS for agents, the certificate authority.
 
     Says `ready` on a line of its own once both addresses serve."""
+    logs.configure(log_level)
     from meshagent.server.listening import Address
     from meshagent.server.run import Settings, serve
 
-    logs.configure(log_level)
     settings = Settings(
         data_dir=data_dir,
         api=Address.parse(api_address),

@@ -181,19 +181,34 @@ def grpc_server(
     try:
         port = server.add_secure_port(str(address), certificate.credentials())
     except RuntimeError as error:
-        raise ListenError(f"{address}: cannot be listened on for xDS: {error}") from error
+        # gRPC does not say why; the system does.
+        words: object = error
+        try:
+            _bound(address).close()
+        except OSError as refused:
+            words = refused
+        raise ListenError(f"{address}: cannot be listened on for xDS: {words}") from error
     return server, Address(address.host, port)
+
+
+def _bound(address: Address) -> socket.socket:
+    family, _, protocol, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+    # With the protocol named: asyncio turns Nagle's algorithm off only for such sockets, and each answer would wait 40 ms.
+    sock = socket.socket(family, socket.SOCK_STREAM, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(where)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def api_socket(address: Address) -> tuple[socket.socket, Address]:
     """Bound and listening, so that the port is known and taken before anything is told of it."""
     try:
-        family, _, protocol, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-        # With the protocol named: asyncio turns Nagle's algorithm off only for such sockets, and each answer would wait 40 ms.
-        sock = socket.socket(family, socket.SOCK_STREAM, protocol)
+        sock = _bound(address)
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(where)
             sock.listen(CONNECTIONS)
             sock.setblocking(False)
         except BaseException:

@@ -101,6 +101,8 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
         # What other libraries say at INFO is about themselves.
         for library in ("uvicorn", "asyncio", "grpc"):
             logging.getLogger(library).setLevel(logging.WARNING)
+        # gRPC's core writes to stderr by itself: a line for each handshake that fails, whoever tries. It reads this as it is imported.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 def _value(value: object) -> str:

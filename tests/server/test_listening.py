@@ -187,7 +187,7 @@ async def test_a_taken_port_is_said(tmp_path: Path) -> None:
     await certificate.open()
     sock, address = api_socket(Address("127.0.0.1", 0))
     with sock:
-        with pytest.raises(ListenError, match=r"cannot be listened on for xDS"):
+        with pytest.raises(ListenError, match=r"cannot be listened on for xDS: .*Address already in use"):
             grpc_server([], certificate, address)
         with pytest.raises(ListenError, match=r"cannot be listened on for the API"):
             api_socket(address)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +63,18 @@ def test_the_operators_files_and_a_graceful_stop(server: Server) -> None:
     server.start()
     assert (admin / "access-key.json").read_bytes() == key
     assert server.status()["lineage"] == lineage
+
+
+def test_nobodys_handshakes_fill_no_log(server: Server) -> None:
+    host, _, port = server.xds.rpartition(":")
+    before = server.log.read_text()
+    for _ in range(20):
+        with socket.create_connection((host, int(port)), 5) as sock:
+            sock.sendall(b"nobody's hello")
+            with contextlib.suppress(ConnectionError):
+                while sock.recv(1024):  # until it is refused
+                    pass
+    assert server.log.read_text() == before
 
 
 def test_a_host_joins_once_and_again_with_the_same_key_only(server: Server) -> None:

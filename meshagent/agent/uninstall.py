@@ -16,6 +16,7 @@ from meshagent.agent.settings import Settings
 from meshagent.errors import MeshagentError
 from meshagent.host import users
 from meshagent.host.files import give, remove_tree
+from meshagent.host.processes import is_systemd_host
 
 UNITS = Path("/etc/systemd/system")
 ENVOYS = "meshagent-envoy@*.service"
@@ -93,6 +94,9 @@ def remove_configuration(settings: Settings, config: Path) -> None:
 
 
 def systemctl(*arguments: str, check: bool = True) -> None:
+    """Where systemd does not run the machine nothing of its is there to be told."""
+    if not is_systemd_host():
+        return
     command = ["systemctl", "--quiet", *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_STOP_SECONDS, check=False)

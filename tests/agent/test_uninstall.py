@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -119,3 +120,13 @@ def test_who_is_not_root_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     refused = CliRunner().invoke(meshagent, ["uninstall"])
     assert refused.exit_code == 1
     assert "only root may uninstall" in refused.output
+
+
+@pytest.mark.parametrize("systemd", [True, False])
+def test_systemd_is_told_where_it_runs(systemd: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uninstall, "is_systemd_host", lambda: systemd)
+    (program := tmp_path / "systemctl").write_text("#!/bin/sh\necho cannot be told >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(UninstallError, match="stop it: cannot be told") if systemd else contextlib.nullcontext():
+        uninstall.systemctl("stop", "it")

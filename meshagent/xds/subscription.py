@@ -187,7 +187,10 @@ class Subscription:
             self._apply(each, {name: fresh for name, fresh in taken.items() if fresh != flight.fresh.get(name)})
         for name in guilty:
             version = flight.fresh[name].version
-            self.rejected[name] = Rejection(self.type_url, name, version, words)
+            if not self.refused(name) or _is(
+                self.target.get(name), version
+            ):  # of the target's version nothing is forgotten for another's
+                self.rejected[name] = Rejection(self.type_url, name, version, words)
             self.alone.pop(name, None)
             self._back(name, version)
         spared = {name: resource for name, resource in flight.fresh.items() if name not in guilty}

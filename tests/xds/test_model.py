@@ -211,14 +211,6 @@ def check_refusals(protocol: Protocol, offers: list[dict[str, dict[str, tuple[st
         assert envoy.has[type_url].keys() <= final.of(type_url).keys()
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.lists(shapes(("1", "2", BAD), ("1", BAD)), min_size=1, max_size=5), PACES)
-def test_delta_never_repeats_what_was_refused(
-    offers: list[dict[str, dict[str, tuple[str, str]]]], pace: list[int]
-) -> None:
-    check_refusals(Protocol.DELTA, offers, pace)
-
-
 def clusters(**versions: str) -> dict[str, dict[str, tuple[str, str]]]:
     """A shape of clusters alone, whose load assignments never change."""
     return {
@@ -229,6 +221,29 @@ def clusters(**versions: str) -> dict[str, dict[str, tuple[str, str]]]:
     }
 
 
+def routes(a: str, cluster: str) -> dict[str, dict[str, tuple[str, str]]]:
+    """A shape of which only one route changes."""
+    names = {"a": ("1", "a"), "b": ("1", "b"), "c": ("1", "c")}
+    return {
+        **clusters(a="1", b="1"),
+        LISTENER: names,
+        ROUTE: {"a": (a, cluster), "b": ("1", "a"), "c": ("1", "a")},
+    }
+
+
+# A version is refused, and so is one that was sent after it, while the first one is wanted, and on its way, again.
+REFUSED_AMID = [clusters(), routes(BAD, "a"), routes(BAD, "b"), routes(BAD, "a")]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(shapes(("1", "2", BAD), ("1", BAD)), min_size=1, max_size=5), PACES)
+@example(REFUSED_AMID, [1, 0, 5])
+def test_delta_never_repeats_what_was_refused(
+    offers: list[dict[str, dict[str, tuple[str, str]]]], pace: list[int]
+) -> None:
+    check_refusals(Protocol.DELTA, offers, pace)
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.lists(shapes(("1", "2", BAD), ("1", "2")), min_size=1, max_size=5), PACES)
 # A version that was acknowledged once is sent again while another one is on its way, and then refused in a third.
@@ -236,6 +251,7 @@ def clusters(**versions: str) -> dict[str, dict[str, tuple[str, str]]]:
     [clusters(a="1", b="1"), clusters(a="1", b="2", c="1"), clusters(a="1", b="1"), clusters(a="1", b=BAD)],
     [2],
 )
+@example(REFUSED_AMID, [1, 0, 5])
 def test_sotw_never_repeats_what_was_refused(
     offers: list[dict[str, dict[str, tuple[str, str]]]], pace: list[int]
 ) -> None:

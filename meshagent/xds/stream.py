@@ -69,7 +69,7 @@ class AdsStream:
         self._target = snapshot
         for type_url, subscription in self._types.items():
             withdrawn = subscription.aim(snapshot.of(type_url))
-            if self.pacing is Pacing.PIPELINED:
+            if withdrawn and self.pacing is Pacing.PIPELINED:
                 # An agent tells its host's operator what was refused: it is to hear that this is over, even where nothing else changes.
                 subscription.take_back(withdrawn)
         endpoints, clusters = self._types[ENDPOINT], self._types[CLUSTER]

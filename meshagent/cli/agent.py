@@ -30,7 +30,7 @@ def agent(config: Path, stop_proxies: bool) -> None:
     from meshagent.telemetry import logs
 
     settings = load(config)
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level)  # before the process that imports gRPC: its environment
     if not stop_proxies:
         # The same process, without what the command line needed: it runs for as long as the host does.
         os.execv(sys.executable, [sys.executable, "-P", "-m", "meshagent.agent", str(config)])  # noqa: S606

@@ -187,9 +187,8 @@ class Subscription:
             self._apply(each, {name: fresh for name, fresh in taken.items() if fresh != flight.fresh.get(name)})
         for name in guilty:
             version = flight.fresh[name].version
-            if not self.refused(name) or _is(
-                self.target.get(name), version
-            ):  # of the target's version nothing is forgotten for another's
+            # A refusal of what is wanted now outweighs a later one of what was wanted in between.
+            if not self.refused(name) or _is(self.target.get(name), version):
                 self.rejected[name] = Rejection(self.type_url, name, version, words)
             self.alone.pop(name, None)
             self._back(name, version)

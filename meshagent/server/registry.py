@@ -105,22 +105,31 @@ class Vouching:
         self._registered: dict[str, Endpoint] = {}
 
     async def open(self) -> None:
-        """Takes up the lease of the record where it still stands, or grants one and writes it into the record."""
-        await self.renew()
+        """Takes up the lease of the record where it still stands, or grants one and writes it into the record. One of another life, from
+        before a restart of the server, is followed by one of this life, which agents are told of and report by."""
+        life = await self.renew()
         entries, _ = await self._store.list(f"{ENDPOINTS}{host_key(self._host).removeprefix(HOSTS)}/")
         self._registered = {
             placement_of(entry.key): decode_endpoint(entry) for entry in entries if entry.lease == self.lease
         }
+        if life != self._life:
+            # The former lease keeps what cannot go over at once for as long as it lives.
+            await self._begin()
+            self._registered = dict(await self._write(self._registered))
 
-    async def renew(self) -> None:
-        """The host was heard of. A lease that ended meanwhile is followed by a new one, on which nothing is registered yet."""
+    async def renew(self) -> float:
+        """The host was heard of; how long its lease lives. One that ended meanwhile is followed by a new one, on which nothing is
+        registered yet."""
         if self.lease:
             try:
-                await self._store.keepalive(self.lease)
-                return
+                return await self._store.keepalive(self.lease)
             except LeaseGone:
                 _log.info("%s is heard of again after its lease had ended", self._host)
         self._registered.clear()
+        await self._begin()
+        return self._life
+
+    async def _begin(self) -> None:
         lease = self.lease = await self._store.grant(self._life)
         if await edit_host(self._store, self._host, lambda record: replace(record, lease=lease)) is None:
             self.lease = 0

@@ -108,8 +108,8 @@ class Store(Protocol):
         it go with it, as one revision; a key put again goes by its new lease alone. Ids are never given twice. After
         a restart of an embedded store every lease has one full `ttl` again."""
 
-    async def keepalive(self, lease: int) -> None:
-        """Touches memory only: no revision, no write. Raises LeaseGone."""
+    async def keepalive(self, lease: int) -> float:
+        """How long it lives from now, the `ttl` it was granted with. Touches memory only: no revision, no write. Raises LeaseGone."""
 
     async def revoke(self, lease: int) -> None:
         """Ends the lease now, its keys with it. A lease that is gone is no error."""

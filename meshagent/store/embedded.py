@@ -115,9 +115,9 @@ class EmbeddedStore:
             await self._write(Batch(self._table.revision, granted={lease: ttl}))
             return lease
 
-    async def keepalive(self, lease: int) -> None:
+    async def keepalive(self, lease: int) -> float:
         self._check_open()
-        self._leases.keepalive(lease, self._clock())
+        return self._leases.keepalive(lease, self._clock())
 
     async def revoke(self, lease: int) -> None:
         await self._whole(self._end(lambda: frozenset({lease} & set(self._leases))))

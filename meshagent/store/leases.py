@@ -37,10 +37,13 @@ class Leases:
         self._ttls[lease] = ttl
         self._deadlines[lease] = now + ttl
 
-    def keepalive(self, lease: int, now: float) -> None:
+    def keepalive(self, lease: int, now: float) -> float:
+        """Its life."""
         if lease not in self._ttls:
             raise LeaseGone(f"lease {lease} has expired, was revoked or never was: grant a new one")
-        self._deadlines[lease] = now + self._ttls[lease]
+        ttl = self._ttls[lease]
+        self._deadlines[lease] = now + ttl
+        return ttl
 
     def forgive(self, seconds: float) -> None:
         """Time in which the store itself did not run is nobody's silence."""

@@ -68,6 +68,46 @@ async def test_a_placement_that_another_stream_gave_up_is_no_endpoint() -> None:
     await store.close()
 
 
+@pytest.mark.parametrize("life", [4.0, 60.0])
+async def test_a_lease_of_another_life_is_followed_by_one_of_the_life_that_agents_are_told_of(life: float) -> None:
+    """As after a restart of the server with another --lease-seconds. Nothing leaves on the way, and the agent need not have probed."""
+    moment = 0.0
+    store = MemoryStore(clock=lambda: moment)
+    former = await vouched(store)
+    await former.register(RECORD, HEALTHY)
+    written = await read_host(store, "a")
+    assert written is not None
+    vouching = Vouching(store, written, life)
+    await vouching.open()
+    assert await endpoints(store) == 1
+    record = await read_host(store, "a")
+    assert record is not None and record.lease == vouching.lease != former.lease
+    before = await store.revision()
+    await vouching.register(RECORD, HEALTHY)
+    assert await store.revision() == before, "it is registered already"
+    moment = life - 1
+    await store.sweep()
+    assert await endpoints(store) == 1
+    moment = life + 1
+    await store.sweep()
+    assert await endpoints(store) == 0
+    await store.close()
+
+
+async def test_a_lease_that_stands_goes_on_with_the_next_stream() -> None:
+    store = MemoryStore()
+    former = await vouched(store)
+    await former.register(RECORD, HEALTHY)
+    written = await read_host(store, "a")
+    assert written is not None
+    before = await store.revision()
+    vouching = Vouching(store, written, 10.0)
+    await vouching.open()
+    await vouching.register(RECORD, HEALTHY)
+    assert (vouching.lease, await store.revision()) == (former.lease, before)
+    await store.close()
+
+
 class Meddled(MemoryStore):
     """Somebody else writes the host's record just before the first conditional commit."""
 

@@ -163,7 +163,7 @@ class Contract:
         revision = await store.commit([Put("e", b"", lease)])
         for _ in range(5):
             await harness.advance(8)
-            await store.keepalive(lease)
+            assert await store.keepalive(lease) == 10
         assert await store.revision() == revision
         await harness.advance(11)
         assert await keys(store) == []

@@ -83,13 +83,15 @@ class Redirect:
         """Why nobody should send requests to this placement: they would meet the application where they mean its Envoy; or ""."""
         if placement.mode not in TURNING or not placement.probes:
             return ""
+        yet = "connections are not turned to Envoy yet"
         if not self._table.stands:
-            return self._trouble.get("rules") or "connections are not turned to Envoy yet"
-        return (
-            ""
-            if self._plan.turned(placement)
-            else self._plan.words.get(placement.id) or "connections are not turned to Envoy yet"
-        )
+            return self._trouble.get("rules") or yet
+        # What a change takes away is told of before it is gone, what it brings after it is there.
+        if not self._plan.turned(placement):
+            return self._plan.words.get(placement.id) or yet
+        if not self._table.in_force.turned(placement):
+            return self._trouble.get("rules") or yet
+        return ""
 
     async def run(self, placed: Callable[[], Iterable[Placed] | None]) -> None:
         """For ever. `placed` are all placements of this host; None while nobody has said which."""
@@ -248,7 +250,8 @@ class _Table:
     """The nftables table as it was put and as it was seen last."""
 
     def __init__(self) -> None:
-        self.stands = False  # what was put last is in force
+        self.stands = False  # `in_force` is
+        self.in_force = Plan()
         self.ingress: frozenset[int] = frozenset()
         self.repairs = 0
         self._repaired_at = 0.0
@@ -273,10 +276,14 @@ class _Table:
         if wanted.ways and read_if_there(file) != kept.encode():
             write_durably(file, kept)
         if not self.stands or wanted.shape != self._text or (self._off and live):
-            self.stands = False
-            self._text, self._seen = wanted.shape, _put(rules)
+            # The kernel changes from one to the other at once: what stood goes on until then.
+            try:
+                self._text, self._seen = wanted.shape, _put(rules)
+            except NftError:
+                self.stands = False
+                raise
             self.ingress = nftables.redirected_to(self._seen)
-            self.stands, self._off = True, False
+            self.in_force, self.stands, self._off = wanted, True, False
             self._catches = any(way.caught is not None for way in wanted.ways)
             log.info("nftables: %s", _told(wanted))
         if not wanted.ways:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import time
@@ -21,7 +20,7 @@ from meshagent.agent.ways import Owner
 from meshagent.host import nftables
 from meshagent.host.files import FileError
 from meshagent.host.nftables import Caught, Way, ruleset
-from tests.agent.test_redirect import Fake, Host, network, table, until  # noqa: F401
+from tests.agent.test_redirect import Fake, Host, full, network, table, until  # noqa: F401
 from tests.agent.test_ways import placed
 from tests.host.namespaces import ip, needs_nft, needs_root, nft
 
@@ -96,10 +95,6 @@ def test_other_settings_are_another_trial(tmp_path: Path) -> None:
     assert Trials(tmp_path).now(other).state is State.TRYING
     (tmp_path / intercept.TRIAL_FILE).write_text("{}")
     assert Trials(tmp_path).now(settings).state is State.TRYING
-
-
-def full(path: Path, *_: object) -> None:
-    raise FileError("write", path, OSError(errno.ENOSPC, "No space left on device"))
 
 
 def test_a_full_disk_begins_no_trial_and_ends_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import pwd
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from meshagent.agent import redirect
 from meshagent.agent.redirect import RULES_FILE, Redirect, forget
 from meshagent.agent.settings import PlacementSettings, Settings
 from meshagent.host import nftables
+from meshagent.host.files import FileError
 from meshagent.protocol import host_pb2
 from tests.agent.test_ways import placed
 from tests.host.namespaces import needs_nft, needs_root, nft, own_network
@@ -126,6 +129,57 @@ async def test_h8_rules_that_are_flushed_as_they_are_put_in_place_are_put_again(
         await until(lambda: not agent.obstacle(web), "all is there")
         assert "redirect to :15000" in table() and "redirect to :15001" in table()
         assert b"of-web.local" in host.hosts_file.read_bytes()
+
+
+async def test_while_rules_are_replaced_those_that_stand_are_told_to(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert host.fakes is not None
+    web, store = host.fakes[0], Fake(placed("store", 1, ports=(81,)))
+    apply, going, go = nftables.apply, threading.Event(), threading.Event()
+
+    def held(text: str) -> None:
+        going.set()
+        assert go.wait(10)
+        apply(text)
+
+    async with host.agent() as agent:
+        await until(lambda: not agent.obstacle(web.placement), "the first rules")
+        monkeypatch.setattr(nftables, "apply", held)
+        host.fakes.append(store)
+        agent.wake()
+        await until(going.is_set, "its rules")
+        assert not agent.obstacle(web.placement)
+        assert "not turned to Envoy yet" in agent.obstacle(store.placement)
+        go.set()
+        await until(lambda: not agent.obstacle(store.placement), "told")
+        assert "15002" in table()
+        going.clear(), go.clear()
+        web.accepting = False
+        await until(going.is_set, "rules without it")
+        assert agent.obstacle(web.placement), "told before it is so"
+        assert not agent.obstacle(store.placement)
+        go.set()
+
+
+async def test_rules_that_could_not_be_replaced_make_nobody_ready(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file for the next boot comes first, and there is no room for it: those in force are the former ones."""
+    assert host.fakes is not None
+    web, store = host.fakes[0], Fake(placed("store", 1, ports=(81,)))
+    async with host.agent() as agent:
+        await until(lambda: not agent.obstacle(web.placement), "the first rules")
+        with monkeypatch.context() as patched:
+            patched.setattr(redirect, "write_durably", full)
+            host.fakes.append(store)
+            agent.wake()
+            await until(lambda: "No space left on device" in agent.obstacle(store.placement), "told")
+            assert "15002" not in table() and not agent.obstacle(web.placement)
+        await until(lambda: not agent.obstacle(store.placement), "room")
+        assert "15002" in table()
+
+
+def full(path: Path, *_: object) -> None:
+    raise FileError("write", path, OSError(errno.ENOSPC, "No space left on device"))
 
 
 async def test_nothing_is_touched_before_anybody_said_what_runs_here(host: Host) -> None:

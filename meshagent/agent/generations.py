@@ -57,6 +57,7 @@ class Generations:
     ) -> None:
         self.serving: Generation | None = None
         self.restarts = 0
+        self.judged: Running | None = None  # the process that was LIVE on trial, and took over
         self._ground, self._directory, self._relay = ground, directory, relay
         self._program, self._place, self._turn = program, place, turn
         self._follower: Next | None = None
@@ -250,6 +251,7 @@ class Generations:
             if await self._try_write(write_state, running):
                 break
             await asyncio.sleep(_AGAIN)
+        self.judged = trial.running
         self._begin(group, trial)
         self._follower = None
         await self._try_write(_remove_next)

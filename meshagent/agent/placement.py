@@ -17,8 +17,6 @@ from meshagent.xds.messages import Rejection
 from meshagent.xds.snapshot import LISTENER
 
 LIVE, UNREACHABLE, STOPPED = "LIVE", "UNREACHABLE", "STOPPED"
-# So often an admin interface may fail to answer before its Envoy counts as gone; its process is watched anyway.
-MISSES = 3
 RESTART_FIRST, RESTART_LONGEST = 0.1, 10.0
 CRASHES = 3  # so many quick ends in a row are worth words
 _REDIRECT_INGRESS = "lds_ingress_0.0.0.0_15000"
@@ -165,13 +163,13 @@ def hosts_text(placement: host_pb2.Placement) -> str:
 
 
 def health(
-    verdict: Verdict, words: str, envoy_state: str, misses: int, was_live: bool, why: str = ""
+    verdict: Verdict, words: str, envoy_state: str, serves: bool, was_live: bool, why: str = ""
 ) -> tuple[host_pb2.Health, str]:
-    """An endpoint is what both the application and its Envoy are: neither serves without the other. `why`: what is wrong with Envoy's
-    process, "" for nothing; `words` are the application's."""
+    """An endpoint is what both the application and its Envoy are: neither serves without the other. `serves`: as far as is known, Envoy
+    does; `was_live`: one did before. `why`: what is wrong with Envoy's process, "" for nothing; `words` are the application's."""
     if not was_live:
         return host_pb2.HEALTH_UNSPECIFIED, why or ("" if envoy_state == STOPPED else words)
-    if envoy_state != LIVE and not (envoy_state == UNREACHABLE and misses < MISSES):
+    if not serves:
         return host_pb2.UNHEALTHY, why or f"Envoy is {envoy_state}"
     return _HEALTH[verdict], why or words
 

@@ -39,6 +39,8 @@ from meshagent.xds.snapshot import Stamp
 
 log = logging.getLogger(__name__)
 
+# So often an admin interface may fail to answer before its Envoy counts as gone; its process is watched anyway.
+MISSES = 3
 POLL, POLL_SILENT, POLL_STARTING = 2.0, 1.0, 0.1  # an end, a start and what else happens to it is heard of at once
 CERTIFICATES = 10.0  # so seldom Envoy is asked which it holds, but for a while after another was installed
 _AGAIN = 5.0
@@ -68,16 +70,22 @@ class Surroundings:
 
 @dataclass
 class Envoy:
-    """What Envoy's admin interface says."""
+    """What Envoy's admin interface says. `was_live`: an Envoy of this placement; `lived`: this very process."""
 
     state: str = STOPPED
     version: str = ""
     pid: int = 0
     misses: int = 0
     was_live: bool = False
+    lived: bool = False
     certificate: admin.Held | None = None
     usage: Reading = field(default_factory=Reading)
     heard: float = 0.0  # when it last answered, or began
+
+    @property
+    def serves(self) -> bool:
+        """It is LIVE, as far as is known. A process that never was gets no credit for its silence: it only starts."""
+        return self.state == LIVE or (self.state == UNREACHABLE and self.lived and self.misses < MISSES)
 
 
 class Proxy:
@@ -189,11 +197,7 @@ class Proxy:
     @property
     def accepting(self) -> bool:
         """Whether Envoy takes connections, as far as its admin interface says."""
-        envoy = self._envoy
-        answers = envoy.state == LIVE or (
-            envoy.state == UNREACHABLE and envoy.was_live and envoy.misses < follows.MISSES
-        )
-        return answers and not self._deaf()
+        return self._envoy.serves and not self._deaf()
 
     def status(self) -> host_pb2.PlacementStatus:
         envoy, (state, detail), drain = self._envoy, self._health(), self._draining.now
@@ -239,7 +243,7 @@ class Proxy:
             verdict,
             words,
             envoy.state,
-            envoy.misses,
+            envoy.serves,
             envoy.was_live,
             (self._generations.words if self._generations else "") or self._trouble,
         )
@@ -312,7 +316,7 @@ class Proxy:
             self._envoy = await self._look()
             self._envoy.usage = await self._meter.look(self._envoy.pid)
             silent = asyncio.get_running_loop().time() - self._envoy.heard
-            if self._generations and upgrade.hangs(self._envoy.was_live, self._envoy.misses, silent):
+            if self._generations and upgrade.hangs(self._envoy.lived, self._envoy.misses, silent):
                 await self._end_hung(self._generations)
             now = self.status()
             if now != said:
@@ -330,29 +334,38 @@ class Proxy:
         now = asyncio.get_running_loop().time()
         if running is None:
             return Envoy(STOPPED, before.version, was_live=before.was_live, heard=now)
-        known = before.version if before.state == LIVE and before.pid == running.pid else ""
+        same = before.pid == running.pid
+        known = before.version if before.state == LIVE and same else ""
         state = await admin.server_state(running.admin_socket, known)
         if state is None:
-            same = before.pid == running.pid
-            misses, heard = (before.misses + 1, before.heard) if same else (1, now)
+            judged = self._generations is not None and self._generations.judged == running
+            lived, misses, heard = (before.lived, before.misses + 1, before.heard) if same else (judged, 1, now)
             return Envoy(
-                UNREACHABLE, running.version, running.pid, misses, before.was_live, before.certificate, heard=heard
+                UNREACHABLE,
+                running.version,
+                running.pid,
+                misses,
+                before.was_live,
+                lived,
+                before.certificate,
+                heard=heard,
             )
         newest = before.certificate
-        if running.pid != before.pid or now < self._certificate_new + CERTIFICATES or now >= self._certificate_due:
+        if not same or now < self._certificate_new + CERTIFICATES or now >= self._certificate_due:
             self._certificate_due = now + CERTIFICATES
             held = await admin.certificates(running.admin_socket)
             own = [each for each in held if any(uri.endswith(f"/{self._placement.resource}") for uri in each.uris)]
             newest = max(own, key=lambda each: each.expires, default=None)
-        was_live = before.was_live or state.state == LIVE
-        return Envoy(state.state, state.version, running.pid, 0, was_live, newest, heard=now)
+        live = state.state == LIVE
+        lived, was_live = live or (same and before.lived), live or before.was_live
+        return Envoy(state.state, state.version, running.pid, 0, was_live, lived, newest, heard=now)
 
     async def _end_hung(self, generations: Generations) -> None:
         try:
             await generations.hangs()
         except MeshagentError as error:
             log.error("%s: %s", self.id, error)
-        self._envoy.misses = 0  # so that it is not told twice
+        self._envoy.heard = asyncio.get_running_loop().time()  # so that it is not told twice
 
     def _probed(self, target: Target, counts: Counts) -> None:
         if target not in self._probing:

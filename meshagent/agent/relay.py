@@ -86,7 +86,9 @@ class Relay:
         self._partly: _Offer | None = None
         self._retried: frozenset[tuple[str, str]] = frozenset()
         self._mended = asyncio.Event()
+        # Of what is held, what Envoy is to be seen without before it is asked to take it once more, and what it said of it the last time.
         self._without: Snapshot | None = None
+        self._asked_again: cache.Refusals = {}
         self._crashes = Crashes()
         self._spoken = asyncio.Event()
 
@@ -107,8 +109,8 @@ class Relay:
         return [each.name for each in self.held.of(LISTENER).values() if refused.get(each.name) != each.version]
 
     def _every_refusal(self) -> cache.Refusals:
-        """With what an Envoy says of the configuration that it was started from."""
-        return {**self._refused, **(self._serving.refusals if self._serving else {})}
+        """With what an Envoy says of the configuration that it was started from, and what it said of what it is asked again."""
+        return {**self._refused, **self._asked_again, **(self._serving.refusals if self._serving else {})}
 
     # Towards Envoy.
 
@@ -177,6 +179,9 @@ class Relay:
                 self._without = None
                 if self.held is not None and not offer:
                     self._give(self.held)
+            elif self._asked_again and face and face.offered is self.held and face.in_sync:
+                self._asked_again = {}
+                self._changed()
             elif not offer and face and face.rejected:
                 self._changed()
 
@@ -193,7 +198,7 @@ class Relay:
                 self.held_reason = str(error)
                 self._changed()
             return False
-        self.held, self._refused = taken, refused
+        self.held, self._refused, self._asked_again = taken, refused, {}
         if offer is self._partly and self._retried - refused.keys():
             self._mended.set()
         self._partly, self._retried = offer if refused else None, frozenset()
@@ -218,6 +223,8 @@ class Relay:
         """Has Envoy try once more the listeners of these names and versions, which it refused for a reason that is gone."""
         if self._offer is not None or self._waiting is not None or self.held is None:
             return  # something newer is on its way, and brings them along if it still has them
+        if self._asked_again:
+            return  # it has not answered yet
         refused = self._every_refusal()
         retried = frozenset((LISTENER, name) for name, version in listeners.items() if _is(refused, name, version))
         remaining = {key: each for key, each in self._refused.items() if key not in retried}
@@ -229,6 +236,7 @@ class Relay:
             self._give(offered)
         elif retried:
             # What an Envoy refuses of that which is held, it must be seen to be without before it is given it again.
+            self._asked_again = {key: refused[key] for key in retried}
             kept = {name: each for name, each in self.held.of(LISTENER).items() if (LISTENER, name) not in retried}
             self._without = Snapshot({**self.held.resources, LISTENER: kept}, self.held.stamp)
             self._give(self._without)

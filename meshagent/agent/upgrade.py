@@ -78,6 +78,6 @@ def trial(state: str, in_sync: bool, refused: Iterable[tuple[str, str]], ended: 
     return f"it was {state} and no more after {TRIAL_SECONDS:.0f} s"
 
 
-def hangs(was_live: bool, misses: int, silent: float) -> bool:
+def hangs(lived: bool, misses: int, silent: float) -> bool:
     """Whether an Envoy whose process runs, and that has not answered for so many seconds and times in a row, is past waiting for."""
-    return misses >= SILENT_TIMES and silent >= (SILENT_SECONDS if was_live else TRIAL_SECONDS)
+    return misses >= SILENT_TIMES and silent >= (SILENT_SECONDS if lived else TRIAL_SECONDS)

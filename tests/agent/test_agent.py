@@ -59,6 +59,22 @@ async def test_c1_h2_from_disk_alone_an_envoy_comes_back_at_once_and_a_host_star
     assert setting.upstream.seen.stream._nonces == 0
 
 
+async def test_h2_an_envoy_that_was_started_again_is_an_endpoint_once_it_is_live(setting: Setting) -> None:
+    """Its predecessor's good name is not its own: until it listens, who is sent to it is refused."""
+    setting.start()
+    pid = await setting.live(1)
+    for _ in range(3):
+        os.kill(pid, signal.SIGKILL)
+        fresh = await setting.live(1, pid_not=pid)
+        said = [
+            each for observed in setting.upstream.history for each in observed.placements if each.envoy_pid == fresh
+        ]
+        assert [
+            each.envoy_state for each in said if each.health == host_pb2.HEALTHY and each.envoy_state != "LIVE"
+        ] == []
+        pid = fresh
+
+
 async def test_h1_a_restarted_agent_adopts_the_envoy_that_runs(setting: Setting) -> None:
     setting.start()
     pid = await setting.live(1)

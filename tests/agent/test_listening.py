@@ -37,7 +37,8 @@ async def test_no_endpoint_where_envoy_cannot_listen(setting: Setting) -> None:
     def unhealthy(status: host_pb2.PlacementStatus) -> bool:
         refused = [each.name for each in status.rejections]
         words = status.health_detail
-        return refused == [name] and status.health == host_pb2.UNHEALTHY and "end the process that listens" in words
+        # Who it is, it says as soon as that is known.
+        return refused == [name] and status.health == host_pb2.UNHEALTHY and "let it listen on 127.0.0.1" in words
 
     placement = setting.upstream.desired.placements[0]
     placement.address, placement.ports[:] = "127.0.0.1", [setting.port]

@@ -7,6 +7,7 @@ import pytest
 from meshagent.agent import placement as follows
 from meshagent.agent.placement import LIVE, STOPPED, UNREACHABLE
 from meshagent.agent.probes import Verdict
+from meshagent.agent.proxy import Envoy
 from meshagent.agent.settings import PlacementSettings, ProbeSettings
 from meshagent.host.listening import Listener, Owner
 from meshagent.protocol import host_pb2
@@ -94,35 +95,34 @@ def test_a_hosts_file_holds_what_a_resolver_can_ask_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "state", "misses", "was_live", "expected"),
+    ("verdict", "envoy", "expected"),
     [
-        (Verdict.HEALTHY, LIVE, 0, True, HEALTHY),
-        (Verdict.UNHEALTHY, LIVE, 0, True, UNHEALTHY),
-        (Verdict.UNKNOWN, LIVE, 0, True, HEALTH_UNSPECIFIED),
-        (Verdict.HEALTHY, "PRE_INITIALIZING", 0, False, HEALTH_UNSPECIFIED),
-        (Verdict.HEALTHY, "PRE_INITIALIZING", 0, True, UNHEALTHY),
-        (Verdict.HEALTHY, UNREACHABLE, 1, True, HEALTHY),
-        (Verdict.HEALTHY, UNREACHABLE, 3, True, UNHEALTHY),
-        (Verdict.HEALTHY, STOPPED, 0, True, UNHEALTHY),
+        (Verdict.HEALTHY, Envoy(LIVE, was_live=True, lived=True), HEALTHY),
+        (Verdict.UNHEALTHY, Envoy(LIVE, was_live=True, lived=True), UNHEALTHY),
+        (Verdict.UNKNOWN, Envoy(LIVE, was_live=True, lived=True), HEALTH_UNSPECIFIED),
+        (Verdict.HEALTHY, Envoy("PRE_INITIALIZING"), HEALTH_UNSPECIFIED),
+        (Verdict.HEALTHY, Envoy("PRE_INITIALIZING", was_live=True), UNHEALTHY),
+        (Verdict.HEALTHY, Envoy(UNREACHABLE, misses=1, was_live=True, lived=True), HEALTHY),
+        (Verdict.HEALTHY, Envoy(UNREACHABLE, misses=3, was_live=True, lived=True), UNHEALTHY),
+        (Verdict.HEALTHY, Envoy(UNREACHABLE, misses=1, was_live=True), UNHEALTHY),  # it was started just now
+        (Verdict.HEALTHY, Envoy(STOPPED, was_live=True), UNHEALTHY),
     ],
 )
-def test_an_endpoint_is_application_and_envoy(
-    verdict: Verdict, state: str, misses: int, was_live: bool, expected: host_pb2.Health
-) -> None:
-    assert follows.health(verdict, "", state, misses, was_live)[0] == expected
+def test_an_endpoint_is_application_and_envoy(verdict: Verdict, envoy: Envoy, expected: host_pb2.Health) -> None:
+    assert follows.health(verdict, "", envoy.state, envoy.serves, envoy.was_live)[0] == expected
 
 
 def test_what_is_wrong_with_envoy_is_said_before_what_is_with_the_application() -> None:
     why = follows.crash_words("p1", 3)
     assert "3 times in a row" in why and "meshagent logs p1" in why
     assert follows.crash_words("p1", 2) == "", "twice may be chance"
-    assert follows.health(Verdict.UNKNOWN, "connection refused", STOPPED, 0, False, why)[1] == why
-    assert follows.health(Verdict.UNKNOWN, "connection refused", STOPPED, 0, False)[1] == "", (
+    assert follows.health(Verdict.UNKNOWN, "connection refused", STOPPED, False, False, why)[1] == why
+    assert follows.health(Verdict.UNKNOWN, "connection refused", STOPPED, False, False)[1] == "", (
         "that is not why it does not run"
     )
-    assert follows.health(Verdict.HEALTHY, "", STOPPED, 0, True, why) == (UNHEALTHY, why)
-    assert follows.health(Verdict.HEALTHY, "", STOPPED, 0, True) == (UNHEALTHY, "Envoy is STOPPED")
-    assert follows.health(Verdict.HEALTHY, "", LIVE, 0, True, why) == (HEALTHY, why), "it may end once more"
+    assert follows.health(Verdict.HEALTHY, "", STOPPED, False, True, why) == (UNHEALTHY, why)
+    assert follows.health(Verdict.HEALTHY, "", STOPPED, False, True) == (UNHEALTHY, "Envoy is STOPPED")
+    assert follows.health(Verdict.HEALTHY, "", LIVE, True, True, why) == (HEALTHY, why), "it may end once more"
 
 
 @pytest.mark.parametrize(

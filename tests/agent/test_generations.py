@@ -137,8 +137,6 @@ async def test_h4_a_version_that_does_not_come_up_is_ended_and_the_old_one_never
     monkeypatch: pytest.MonkeyPatch,
     run_dir: Path,
 ) -> None:
-    if fault == "hangs":
-        monkeypatch.setattr(upgrade, "TRIAL_SECONDS", 2.0)
     versions = run_dir / "envoys"
     broken = versions / "1.41.0" / "envoy"
     broken.parent.mkdir(parents=True)
@@ -149,6 +147,8 @@ async def test_h4_a_version_that_does_not_come_up_is_ended_and_the_old_one_never
     setting.offer(1, *setting.resources()[:3], picky_route())
     setting.start()
     pid = await setting.live(1)
+    if fault == "hangs":
+        monkeypatch.setattr(upgrade, "TRIAL_SECONDS", 2.0)
     async with asked_all_the_time(setting.port) as failed:
         await setting.upstream.say(envoy=host_pb2.EnvoyVersion(version="1.41.0", number=1))
         await setting.reported(lambda s: s.upgrade_failure, "told")

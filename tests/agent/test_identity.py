@@ -135,7 +135,7 @@ async def test_an_identity_is_made_and_renewed_before_it_ends(tmp_path: Path) ->
 
 
 async def test_k4_a_clock_that_was_ahead_and_is_set_back_lets_no_identity_end(tmp_path: Path) -> None:
-    signer = Signer(Authority(life=2.0))
+    signer = Signer(Authority(life=6.0))
     reports: asyncio.Queue[Identity] = asyncio.Queue()
     ahead = 9 * 3600.0
     keeper = Keeper("web", tmp_path, signer, reports.put_nowait, clock=lambda: time.time() + ahead, chance=lambda: 1.0)

@@ -67,7 +67,7 @@ def test_queries_as_botocore_signs_them(query: str) -> None:
     assert sigv4.verify(signed_by_botocore("GET", url), lookup, NOW) == KEY.id
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(min_size=1, max_size=20, alphabet=st.characters(codec="utf-8")), st.binary(max_size=40))
 def test_any_name_and_body(name: str, body: bytes) -> None:
     url = f"http://127.0.0.1:8080/v20190125/meshes/{quote(name, safe='~')}?tag={quote(name, safe='~')}"

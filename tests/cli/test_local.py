@@ -50,7 +50,7 @@ def test_what_is_no_good_answer_is_said(
 ) -> None:
     thread = answering(run_dir / "agent.sock", content)
     with pytest.raises(error, match=words):
-        ask(run_dir / "agent.sock", "/status", seconds=0.2)
+        ask(run_dir / "agent.sock", "/status", seconds=5.0 if content else 0.2)
     thread.join(5)
 
 

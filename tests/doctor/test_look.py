@@ -143,7 +143,7 @@ async def test_a_server_is_reached_step_by_step(tmp_path: Path, free_port: int) 
 async def test_c6_a_server_that_hangs_is_told_from_one_that_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connect, "STEP_SECONDS", 0.2)
+    monkeypatch.setattr(connect, "STEP_SECONDS", 1.0)
     held = installed(tmp_path, Authority())
     held_open: list[asyncio.StreamWriter] = []
     silent = await asyncio.start_server(lambda _, writer: held_open.append(writer), "127.0.0.1", 0)

@@ -157,7 +157,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(STEPS)
 def test_what_is_patched_equals_what_is_made_anew(steps: list[Any]) -> None:
     compiler, mesh = Compiler(), beginning()

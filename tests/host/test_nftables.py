@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 from collections.abc import Iterator
 
@@ -105,12 +106,9 @@ def reached(address: str, port: int, mark: int = 0) -> int:
         except ConnectionRefusedError:
             return 0
         mine = client.getsockname()
-        for listener in LISTENERS:
-            listener.setblocking(False)
-            try:
-                connection, peer = listener.accept()
-            except BlockingIOError:
-                continue
+        ready, _, _ = select.select(LISTENERS, [], [], 5.0)
+        for listener in ready:
+            connection, peer = listener.accept()
             with connection:
                 if peer == mine:
                     return int(listener.getsockname()[1])

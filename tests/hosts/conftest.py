@@ -1,4 +1,4 @@
-"""Real systemd hosts for the tests of this room, made when the first test asks for them and taken down after the last.
+"""Real systemd hosts for the tests of this room, made when the first of them asks for them and taken down after the last.
 
 h1, h2 and h3 are hosts of the mesh; h4 is the server's. Most tests ask for `mesh`: the shop on these hosts, whole when the test begins,
 whatever the one before did to it.
@@ -19,7 +19,7 @@ SERVER = hosts.SERVER
 PROXIES = 7
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def lab() -> Iterator[Lab]:
     """Four bare hosts, until `deployed` puts the mesh on them. A test that must have hosts without it makes a lab of its own."""
     reason = machine.why_not()
@@ -29,7 +29,7 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def deployed(lab: Lab) -> HostMesh:
     """The mesh, put on the hosts by the roles, over SSH. Once for all tests."""
     reason = hosts.why_not()

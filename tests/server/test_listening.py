@@ -171,14 +171,14 @@ def test_who_storms_it_with_handshakes_does_not_end_it(tmp_path: Path) -> None:
         storms = [threads.submit(connect_and_leave, port, until) for _ in range(4)]
         assert all(storm.result() > 0 for storm in storms)
         assert server.poll() is None
-        with socket.create_connection(("127.0.0.1", port), 5) as sock:
+        with socket.create_connection(("127.0.0.1", port), 60) as sock:
             context = ssl.create_default_context()
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             context.set_alpn_protocols(["h2"])
             with context.wrap_socket(sock) as tls:
                 assert tls.getpeercert(binary_form=True)
         server.stdin.close()
-        assert server.wait(10) == 0
+        assert server.wait(60) == 0
 
 
 async def test_a_taken_port_is_said(tmp_path: Path) -> None:

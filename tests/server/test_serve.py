@@ -165,7 +165,11 @@ async def test_a_reconnecting_host_keeps_its_lease_and_its_slots(server: Server)
     async with agent.watch() as talk:
         first = (await talk.hear()).placements[0]
         await talk.say(host_pb2.Observed(placements=[status_of(first.id)]))
-        await eventually("the endpoint", lambda: endpoints(server))
+        # A word is heard when all that the ones before it brought is written.
+        for health in (host_pb2.UNHEALTHY, host_pb2.HEALTHY):
+            await talk.say(host_pb2.Observed(placements=[status_of(first.id, health)]))
+            words = host_pb2.Health.Name(health).lower()
+            await eventually(f"a {words} endpoint", lambda words=words: words in endpoints(server).values())
     revision = (await asyncio.to_thread(server.status))["revision"]
     async with agent.watch() as talk:
         again = (await talk.hear()).placements[0]
@@ -185,6 +189,10 @@ async def test_a_host_s_facts_are_seen_and_what_stays_of_them_is_kept(server: Se
         await eventually("the facts", lambda: only_host(server)["facts"])
         found = await asyncio.to_thread(only_host, server)
         assert (found["facts"]["os"], found["facts"]["cpus"], found["facts"]["load"]) == ("debian", 2, 0.5)
+        # A word is heard when all that the ones before it brought is written.
+        told.load = 1.0
+        await talk.say(host_pb2.Observed(facts=told))
+        await eventually("the next load", lambda: only_host(server)["facts"]["load"] == 1.0)
         revision = (await asyncio.to_thread(server.status))["revision"]
         told.load = 4.0
         await talk.say(host_pb2.Observed(facts=told))

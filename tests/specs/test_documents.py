@@ -357,7 +357,7 @@ _words = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(st.text(max_size=60), st.lists(_words, max_size=25).map("".join)))
 def test_no_text_raises(text: str) -> None:
     loaded = parse_text(text, "f")
@@ -380,7 +380,7 @@ _json = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(_json, st.sampled_from(list(Kind)))
 def test_no_object_raises(value: Any, kind: Kind) -> None:
     fields = value if isinstance(value, dict) else {"spec": value}

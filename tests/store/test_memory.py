@@ -81,7 +81,7 @@ async def test_a_lease_needs_a_life(ttl: float) -> None:
         await MemoryStore().grant(ttl)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(COMMITS)
 def test_any_sequence_of_commits_is_what_a_plain_dict_says(commits: list[tuple[list[Change], dict[str, int]]]) -> None:
     run(follow_a_model(MemoryStore(), commits))

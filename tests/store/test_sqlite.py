@@ -48,7 +48,7 @@ class TestSqlite(Contract):
     pass
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(COMMITS)
 def test_any_sequence_of_commits_survives_a_restart(commits: list[tuple[list[Change], dict[str, int]]]) -> None:
     async def main(path: Path) -> None:

@@ -186,7 +186,7 @@ def converse(
 PACES = st.lists(st.integers(0, 6), min_size=1, max_size=4)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(Protocol), st.lists(shapes(("1", "2"), ("1", "2")), min_size=1, max_size=5), PACES)
 def test_converges_without_a_break(
     protocol: Protocol, offers: list[dict[str, dict[str, tuple[str, str]]]], pace: list[int]
@@ -235,7 +235,7 @@ def routes(a: str, cluster: str) -> dict[str, dict[str, tuple[str, str]]]:
 REFUSED_AMID = [clusters(), routes(BAD, "a"), routes(BAD, "b"), routes(BAD, "a")]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(shapes(("1", "2", BAD), ("1", BAD)), min_size=1, max_size=5), PACES)
 @example(REFUSED_AMID, [1, 0, 5])
 def test_delta_never_repeats_what_was_refused(
@@ -244,7 +244,7 @@ def test_delta_never_repeats_what_was_refused(
     check_refusals(Protocol.DELTA, offers, pace)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(shapes(("1", "2", BAD), ("1", "2")), min_size=1, max_size=5), PACES)
 # A version that was acknowledged once is sent again while another one is on its way, and then refused in a third.
 @example(

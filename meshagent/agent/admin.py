@@ -53,10 +53,10 @@ async def server_state(admin_socket: str, version: str = "") -> ServerState | No
     return ServerState(_word(answer.get("state")), _word(parts[1]) if len(parts) > 1 else "")
 
 
-async def certificates(admin_socket: str) -> tuple[Held, ...]:
-    """The leaves that Envoy itself presents; empty when it holds none or does not answer."""
+async def certificates(admin_socket: str) -> tuple[Held, ...] | None:
+    """The leaves that Envoy itself presents, none perhaps; None when it does not answer."""
     answer = await _json(admin_socket, "/certs")
-    return parse_certificates(answer or {})
+    return None if answer is None else parse_certificates(answer)
 
 
 def parse_certificates(answer: dict[str, Any]) -> tuple[Held, ...]:

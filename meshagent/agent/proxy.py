@@ -63,7 +63,7 @@ class Surroundings:
     admission: Callable[[], Admission]
     changed: Callable[[], None]
     # Why requests for a placement would not reach its Envoy, and what else of its names and connections does not work; "" when all does.
-    obstacle: Callable[[host_pb2.Placement], str] = lambda _: ""
+    obstacle: Callable[[host_pb2.Placement], str | None] = lambda _: ""
     traffic: Callable[[host_pb2.Placement], str] = lambda _: ""
     probe: Check = check
 
@@ -236,7 +236,10 @@ class Proxy:
     def _health(self) -> tuple[host_pb2.Health, str]:
         verdict, words = together(counts for _, counts in self._probing.values())
         words = obstacles.started_second(self._placement.mode, self._placement.address, words)
-        if obstacle := self._impossible or self._deaf() or self._around.obstacle(self._placement):
+        obstacle = self._impossible or self._deaf() or self._around.obstacle(self._placement)
+        if obstacle is None:
+            verdict, words = Verdict.UNKNOWN, ""
+        elif obstacle:
             verdict, words = Verdict.UNHEALTHY, obstacle
         envoy = self._envoy
         return follows.health(
@@ -352,10 +355,13 @@ class Proxy:
             )
         newest = before.certificate
         if not same or now < self._certificate_new + CERTIFICATES or now >= self._certificate_due:
-            self._certificate_due = now + CERTIFICATES
             held = await admin.certificates(running.admin_socket)
-            own = [each for each in held if any(uri.endswith(f"/{self._placement.resource}") for uri in each.uris)]
-            newest = max(own, key=lambda each: each.expires, default=None)
+            if held is not None:
+                self._certificate_due = now + CERTIFICATES
+                own = [each for each in held if any(uri.endswith(f"/{self._placement.resource}") for uri in each.uris)]
+                newest = max(own, key=lambda each: each.expires, default=None)
+            elif not same:
+                newest = None
         live = state.state == LIVE
         lived, was_live = live or (same and before.lived), live or before.was_live
         return Envoy(state.state, state.version, running.pid, 0, was_live, lived, newest, heard=now)

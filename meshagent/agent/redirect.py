@@ -66,6 +66,7 @@ class Redirect:
         self._taken: tuple[Taken, ...] = ()
         self._trouble: Mapping[str, str] = {}  # what could not be done, by what
         self._looked = 0.0
+        self._passed = False
 
     def wake(self) -> None:
         """Something may have changed that a pass should see."""
@@ -79,10 +80,13 @@ class Redirect:
         said.append(taken_words(placement, self._taken, str(self._settings.hosts_file)))
         return "; ".join(each for each in said if each)
 
-    def obstacle(self, placement: host_pb2.Placement) -> str:
-        """Why nobody should send requests to this placement: they would meet the application where they mean its Envoy; or ""."""
+    def obstacle(self, placement: host_pb2.Placement) -> str | None:
+        """Why nobody should send requests to this placement: they would meet the application where they mean its Envoy; or "". None as
+        long as that is not known: an agent before may have left all as it should be."""
         if placement.mode not in TURNING or not placement.probes:
             return ""
+        if not self._passed:
+            return None
         yet = "connections are not turned to Envoy yet"
         if not self._table.stands:
             return self._trouble.get("rules") or yet
@@ -106,6 +110,7 @@ class Redirect:
                     look = now - self._looked >= LOOK_EVERY
                     self._looked = now if look else self._looked
                     await self._whole_pass(list(every), now, look)
+                    self._passed = True
                     if before != (self._plan, self._trouble, self._taken, self._table.stands, self._table.repairs):
                         self._changed()
                 with contextlib.suppress(TimeoutError):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from envoy.extensions.filters.http.lua.v3 import lua_pb2 as _registered  # noqa: F401
 
-from meshagent.agent import cache, identity, run
+from meshagent.agent import admin, cache, identity, proxy, run
 from meshagent.agent.settings import Settings
 from meshagent.protocol import host_pb2
 from meshagent.xds.snapshot import LISTENER, ORDER, Resource
@@ -73,6 +73,28 @@ async def test_h2_an_envoy_that_was_started_again_is_an_endpoint_once_it_is_live
             each.envoy_state for each in said if each.health == host_pb2.HEALTHY and each.envoy_state != "LIVE"
         ] == []
         pid = fresh
+
+
+async def test_an_envoy_that_does_not_say_what_it_holds_holds_what_it_said_last(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxy, "CERTIFICATES", 0.1)
+    monkeypatch.setattr(proxy, "POLL", 0.1)
+    asked = 0
+
+    async def late(_: str) -> tuple[admin.Held, ...] | None:
+        """An answer that never comes in time again."""
+        nonlocal asked
+        asked += 1
+        return (admin.Held("ab", 4102444800, (f"spiffe://mesh.local/{WEB}",)),) if asked == 1 else None
+
+    monkeypatch.setattr(admin, "certificates", late)
+    setting.start()
+    await setting.reported(lambda s: s.certificate_serial == "ab", "its certificate")
+    seen = len(setting.upstream.history)
+    await until(lambda: asked > 6, "asked again and again")
+    said = [each for observed in list(setting.upstream.history)[seen:] for each in observed.placements]
+    assert [each.certificate_serial for each in said if each.certificate_serial != "ab"] == []
 
 
 async def test_h1_a_restarted_agent_adopts_the_envoy_that_runs(setting: Setting) -> None:

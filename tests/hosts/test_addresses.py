@@ -86,7 +86,7 @@ def test_h10_a_host_that_is_renamed_goes_on_as_who_it_joined_as(mesh: HostMesh) 
             assert oracle.failed() == []
             host.run("hostnamectl set-hostname somebody-else && systemctl restart meshagent-agent", check=True)
             mesh.in_sync()
-            assert addresses(mesh, "h3") == {str(host.address)}
+            until("h3's endpoints to be there", lambda: addresses(mesh, "h3") == {str(host.address)})
             assert addresses(mesh, "somebody-else") == set()
             goal = oracle.loads()["catalog"].ok + 200
             until("200 more answers", lambda: oracle.loads()["catalog"].ok >= goal)

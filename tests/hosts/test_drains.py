@@ -122,8 +122,9 @@ def test_h12_a_stop_without_an_agent_drains_the_listeners(mesh: HostMesh) -> Non
     units = envoys(host)
     host.run(["systemctl", "stop", "meshagent-agent"], check=True)
     host.run(["systemctl", "stop", *units], limit=90, check=True)
-    journal = host.run(["journalctl", "-b", "-o", "cat", *(word for unit in units for word in ("-u", unit))]).stdout
-    assert journal.count("its listeners are drained") >= len(units)
+    journal = ["journalctl", "-b", "-o", "cat", *(word for unit in units for word in ("-u", unit))]
+    drained = "its listeners are drained"
+    until("all to have said so", lambda: host.run(journal).stdout.count(drained) >= len(units))
     host.run(["systemctl", "start", *units, "meshagent-agent"], check=True)
     mesh.in_sync(proxies=7)
 

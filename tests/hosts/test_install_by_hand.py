@@ -67,7 +67,10 @@ def test_h7_the_documents_commands_make_a_server_and_a_host_and_take_them_away(p
         return [(one["host"], one["connected"]) for one in status["proxies"]] == [("web-1", True)]
 
     until("web-1's proxy to be connected", connected)
-    assert host.run(["python3", "meshagent-bundle/install.py", "--role", "agent", "--check"]).stdout == ""
+    assert (
+        host.run(["python3", "/root/meshagent-bundle/install.py", "--role", "agent", "--check"], check=True).stdout
+        == ""
+    )
     for each in (host, server):
         assert each.failed_units() == []
         each.reboot()

@@ -50,11 +50,22 @@ def instead(host: Host, service: str, command: str) -> Iterator[None]:
         host.run(f"systemctl stop instead-{service}; systemctl start shop-{service}", check=True)
 
 
+@contextlib.contextmanager
+def stopped(host: Host, unit: str) -> Iterator[None]:
+    host.run(["systemctl", "stop", unit], check=True)
+    try:
+        yield
+    finally:
+        host.run(["systemctl", "start", unit], check=True)
+
+
 def test_an_application_on_all_addresses_and_one_on_loopback_on_the_same_port_as_what_they_call(mesh: HostMesh) -> None:
     """web listens on 127.0.0.1:8080 and calls catalog on 8080, which listens on 0.0.0.0:8080 of its host."""
     web, catalog = mesh.host("h1"), mesh.host("h3")
-    mesh.host("h2").run(["systemctl", "stop", "shop-catalog"], check=True)
-    with instead(catalog, "catalog", "python3 /opt/shop/app.py http 0.0.0.0 8080 everywhere"):
+    with (
+        stopped(mesh.host("h2"), "shop-catalog"),
+        instead(catalog, "catalog", "python3 /opt/shop/app.py http 0.0.0.0 8080 everywhere"),
+    ):
         answer = until(
             "the one on all addresses to answer", lambda: "everywhere" in (told := ask(web, CATALOG)) and told, 20
         )
@@ -63,7 +74,6 @@ def test_an_application_on_all_addresses_and_one_on_loopback_on_the_same_port_as
         assert "everywhere" in ask(catalog, "http://127.0.0.1:8080/")
         # Not of the mesh, and not turned away: the mesh is not strict.
         assert '"caller": ""' in ask(mesh.server, f"http://{catalog.address}:8080/")
-    mesh.host("h2").run(["systemctl", "start", "shop-catalog"], check=True)
 
 
 POLICY = """

@@ -96,7 +96,6 @@ def test_k5_a_disk_that_is_full_or_read_only_at_renewal_costs_no_request(mesh: H
                 until(
                     f"every renewal to fail ({fault})",
                     lambda kernel=kernel, began=began, before=before: refused(host, kernel, began) >= set(before),
-                    seconds=LIFE / 2 + 5,
                 )
                 if fault == "full":
                     finds(host, "disk", "no space left", "remove what fills it")

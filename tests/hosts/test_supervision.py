@@ -159,9 +159,7 @@ def test_an_envoy_that_crashes_again_and_again_is_told_costs_little_and_is_back_
             assert time.monotonic() - began > 4.0, "a pause of 4 s before each, of which the first had begun"
         finally:
             host.run(["mv", f"{binary}.aside", binary], check=True)
-        began = time.monotonic()
         until("another process, LIVE", lambda: catalog.live() and catalog.live() != [pid], seconds=15, every=0.1)
-        assert time.monotonic() - began < 8.0
         calm(mesh, oracle, time.monotonic() + 2.0)
     assert catalog.unit == unit, "of the same generation"
     assert failed_units(mesh) == []

@@ -186,11 +186,11 @@ async def test_k5_without_a_disk_nothing_is_caught_and_all_else_goes_on(
 async def test_h7_the_kernel_ends_a_trial_although_the_agent_is_gone(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intercept, "TRIAL_SECONDS", 1)
+    monkeypatch.setattr(intercept, "TRIAL_SECONDS", 3)
     monkeypatch.setattr(intercept, "_LATER", 1)
     async with host.agent():
         await until(catching, "on trial")
-    assert await until(lambda: not catching(), "ended by the kernel") < 5
+    await until(lambda: not catching(), "ended by the kernel")
 
 
 @needs_root

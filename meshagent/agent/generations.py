@@ -251,7 +251,7 @@ class Generations:
             if await self._try_write(write_state, running):
                 break
             await asyncio.sleep(_AGAIN)
-        self.judged = trial.running
+        self.judged = running
         self._begin(group, trial)
         self._follower = None
         await self._try_write(_remove_next)

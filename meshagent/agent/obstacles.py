@@ -92,7 +92,7 @@ class Tries:
                 pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * pause))
                 end = now + pause
             waits[key] = (pause, end)
-        # What is being tried is refused by nobody for a moment: its pauses are kept for as long as they last.
+        # What is being tried may be refused by nobody for a moment: its pauses are kept for as long as they last.
         kept = {key: wait for key, wait in self.waits.items() if key not in waits and wait[1] > now}
         gone = {(each.name, each.version) for each in refused if each.name in held}
         return tuple(trying), Tries({**{key: wait for key, wait in kept.items() if key not in gone}, **waits})

@@ -62,7 +62,8 @@ class Surroundings:
     link: Link
     admission: Callable[[], Admission]
     changed: Callable[[], None]
-    # Why requests for a placement would not reach its Envoy, and what else of its names and connections does not work; "" when all does.
+    # Why requests for a placement would not reach its Envoy (None: nobody knows yet), and what else of its names and connections does not
+    # work; "" when all does.
     obstacle: Callable[[host_pb2.Placement], str | None] = lambda _: ""
     traffic: Callable[[host_pb2.Placement], str] = lambda _: ""
     probe: Check = check
@@ -80,7 +81,7 @@ class Envoy:
     lived: bool = False
     certificate: admin.Held | None = None
     usage: Reading = field(default_factory=Reading)
-    heard: float = 0.0  # when it last answered, or began
+    heard: float = 0.0  # when it last answered, began, or was told to end
 
     @property
     def serves(self) -> bool:
@@ -237,7 +238,7 @@ class Proxy:
         verdict, words = together(counts for _, counts in self._probing.values())
         words = obstacles.started_second(self._placement.mode, self._placement.address, words)
         obstacle = self._impossible or self._deaf() or self._around.obstacle(self._placement)
-        if obstacle is None:
+        if obstacle is None and verdict is Verdict.HEALTHY:
             verdict, words = Verdict.UNKNOWN, ""
         elif obstacle:
             verdict, words = Verdict.UNHEALTHY, obstacle
@@ -270,7 +271,6 @@ class Proxy:
                 self._around.changed()
             again, tries = tries.due(refused, held, loop.time())
             if again:
-                log.info("%s: asking Envoy again to listen: %s", self.id, ", ".join(each.name for each in again))
                 self._relay.again({each.name: each.version for each in again})
 
     async def _serve(self, group: asyncio.TaskGroup) -> None:
@@ -338,6 +338,8 @@ class Proxy:
         if running is None:
             return Envoy(STOPPED, before.version, was_live=before.was_live, heard=now)
         same = before.pid == running.pid
+        if not same:
+            self._certificate_due = 0.0
         known = before.version if before.state == LIVE and same else ""
         state = await admin.server_state(running.admin_socket, known)
         if state is None:
@@ -350,18 +352,16 @@ class Proxy:
                 misses,
                 before.was_live,
                 lived,
-                before.certificate,
+                before.certificate if same else None,
                 heard=heard,
             )
-        newest = before.certificate
-        if not same or now < self._certificate_new + CERTIFICATES or now >= self._certificate_due:
+        newest = before.certificate if same else None
+        if now < self._certificate_new + CERTIFICATES or now >= self._certificate_due:
             held = await admin.certificates(running.admin_socket)
             if held is not None:
                 self._certificate_due = now + CERTIFICATES
                 own = [each for each in held if any(uri.endswith(f"/{self._placement.resource}") for uri in each.uris)]
                 newest = max(own, key=lambda each: each.expires, default=None)
-            elif not same:
-                newest = None
         live = state.state == LIVE
         lived, was_live = live or (same and before.lived), live or before.was_live
         return Envoy(state.state, state.version, running.pid, 0, was_live, lived, newest, heard=now)

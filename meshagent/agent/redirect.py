@@ -90,7 +90,7 @@ class Redirect:
         yet = "connections are not turned to Envoy yet"
         if not self._table.stands:
             return self._trouble.get("rules") or yet
-        # What a change takes away is told of before it is gone, what it brings after it is there.
+        # What a change takes away is gone from its beginning, what it brings is there from its end.
         if not self._plan.turned(placement):
             return self._plan.words.get(placement.id) or yet
         if not self._table.in_force.turned(placement):
@@ -283,16 +283,23 @@ class _Table:
         if not self.stands or wanted.shape != self._text or (self._off and live):
             # The kernel changes from one to the other at once: what stood goes on until then.
             try:
-                self._text, self._seen = wanted.shape, _put(rules)
+                seen = _put(rules)
             except NftError:
-                self.stands = False
+                self.stands = self.stands and self._goes_on()
                 raise
-            self.ingress = nftables.redirected_to(self._seen)
+            self._text, self._seen, self.ingress = wanted.shape, seen, nftables.redirected_to(seen)
             self.in_force, self.stands, self._off = wanted, True, False
             self._catches = any(way.caught is not None for way in wanted.ways)
             log.info("nftables: %s", _told(wanted))
         if not wanted.ways:
             remove(file)
+
+    def _goes_on(self) -> bool:
+        """Whether what was put last is still there."""
+        try:
+            return nftables.rules_of(nftables.observe()) == nftables.rules_of(self._seen)
+        except NftError:
+            return False
 
     def repaired(self) -> str:
         if not self.repairs or time.time() - self._repaired_at > _REPAIR_TOLD:

@@ -81,8 +81,8 @@ class Relay:
         self._waiting: tuple[Snapshot, upstream.Settle] | None = None
         self._offer: _Offer | None = None
         self._refused: cache.Refusals = {}
-        # What was taken but for what was refused, what of that Envoy is asked to take once more, and whether it did: the server, to
-        # whom it was refused, is connected to anew then.
+        # What was taken but for what was refused, what of all that was refused Envoy is asked to take once more, and whether it did: the
+        # server, to whom it was refused, is connected to anew then.
         self._partly: _Offer | None = None
         self._retried: frozenset[tuple[str, str]] = frozenset()
         self._mended = asyncio.Event()
@@ -171,6 +171,7 @@ class Relay:
             self._spoken.clear()
             offer, face = self._offer, self._serving
             if offer and face and face.offered is offer.snapshot and face.in_sync:
+                self._asked_again = {}
                 refused = cache.standing({**self._refused, **face.refusals}, offer.candidate)
                 if not await self._settled(offer, refused):
                     await asyncio.sleep(SAVE_AGAIN)
@@ -180,7 +181,11 @@ class Relay:
                 if self.held is not None and not offer:
                     self._give(self.held)
             elif self._asked_again and face and face.offered is self.held and face.in_sync:
-                self._asked_again = {}
+                still = {key: each for key, each in face.refusals.items() if key in self._retried}
+                self._refused = {**self._refused, **still}
+                if self._retried - still.keys():
+                    self._mended.set()
+                self._asked_again, self._retried = {}, frozenset()
                 self._changed()
             elif not offer and face and face.rejected:
                 self._changed()
@@ -198,8 +203,8 @@ class Relay:
                 self.held_reason = str(error)
                 self._changed()
             return False
-        self.held, self._refused, self._asked_again = taken, refused, {}
-        if offer is self._partly and self._retried - refused.keys():
+        self.held, self._refused = taken, refused
+        if self._retried - refused.keys():
             self._mended.set()
         self._partly, self._retried = offer if refused else None, frozenset()
         if self._trial is not None:
@@ -225,21 +230,27 @@ class Relay:
             return  # something newer is on its way, and brings them along if it still has them
         if self._asked_again:
             return  # it has not answered yet
-        refused = self._every_refusal()
+        refused, held = self._every_refusal(), self.held.of(LISTENER)
         retried = frozenset((LISTENER, name) for name, version in listeners.items() if _is(refused, name, version))
-        remaining = {key: each for key, each in self._refused.items() if key not in retried}
-        if len(remaining) < len(self._refused) and self._partly is not None:
-            self._retried = retried
+        of_held = {key for key in retried if key[1] in held and held[key[1]].version == refused[key].version}
+        self._retried = frozenset((of_held or retried) & self._refused.keys())
+        remaining = {key: each for key, each in self._refused.items() if key not in self._retried}
+        if of_held:
+            # What an Envoy refuses of that which is held, it must be seen to be without before it is given it again.
+            self._refused, self._asked_again = remaining, {key: refused[key] for key in of_held}
+            kept = {name: each for name, each in held.items() if (LISTENER, name) not in of_held}
+            self._without = Snapshot({**self.held.resources, LISTENER: kept}, self.held.stamp)
+            self._give(self._without)
+        elif self._retried and self._partly is not None:
             offered = cache.acceptable(self._partly.candidate, self.held, remaining)
             self._offer = self._partly = replace(self._partly, snapshot=offered)
             self._refused = remaining
             self._give(offered)
-        elif retried:
-            # What an Envoy refuses of that which is held, it must be seen to be without before it is given it again.
-            self._asked_again = {key: refused[key] for key in retried}
-            kept = {name: each for name, each in self.held.of(LISTENER).items() if (LISTENER, name) not in retried}
-            self._without = Snapshot({**self.held.resources, LISTENER: kept}, self.held.stamp)
-            self._give(self._without)
+        else:
+            return
+        log.info(
+            "%s: asking Envoy again to listen: %s", self.id, ", ".join(sorted(name for _, name in of_held or retried))
+        )
 
     # Towards the server.
 

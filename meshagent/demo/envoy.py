@@ -39,7 +39,7 @@ class Admin:
         """The serial of the leaf that Envoy presents, as Envoy itself says."""
         certificates = await admin.certificates(self.socket)
         if not certificates:
-            raise LookupError(f"the Envoy of {self.socket} holds no certificate")
+            raise LookupError(f"the Envoy of {self.socket} holds no certificate, or does not say which")
         return certificates[0].serial
 
 

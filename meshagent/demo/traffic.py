@@ -16,11 +16,7 @@ from typing import Any
 
 TIMEOUT = 5.0
 # What fails while a client of gRPC's own accord waits before it connects again is not the mesh's doing.
-_SOON_AGAIN = [
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 200),
-]
+_SOON_AGAIN = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 200)]
 IN_FLIGHT = 400  # more than this waiting at once is a stall, and counts as failed
 
 
@@ -80,7 +76,7 @@ class Connection:
             try:
                 event = http.next_event()
             except h11.RemoteProtocolError as error:
-                raise Failed(f"no HTTP answer: {error}") from error
+                raise Failed(f"no whole HTTP answer: {error}") from error
             if event is h11.NEED_DATA:
                 received = await self._reader.read(65536)
                 if not received and not status:

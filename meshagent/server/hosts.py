@@ -261,8 +261,9 @@ class HostService:
             try:
                 answers = vouching is not None
                 if vouching is None:
-                    vouching = Vouching(self._store, session.record, float(self.terms.lease_seconds))
-                    await vouching.open()
+                    opened = Vouching(self._store, session.record, float(self.terms.lease_seconds))
+                    await opened.open()
+                    vouching = opened
                 else:
                     await vouching.renew()
                 await self._consider(host, session, seen, vouching)

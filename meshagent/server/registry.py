@@ -106,16 +106,16 @@ class Vouching:
 
     async def open(self) -> None:
         """Takes up the lease of the record where it still stands, or grants one and writes it into the record. One of another life, from
-        before a restart of the server, is followed by one of this life, which agents are told of and report by."""
-        life = await self.renew()
-        entries, _ = await self._store.list(f"{ENDPOINTS}{host_key(self._host).removeprefix(HOSTS)}/")
-        self._registered = {
-            placement_of(entry.key): decode_endpoint(entry) for entry in entries if entry.lease == self.lease
-        }
-        if life != self._life:
-            # The former lease keeps what cannot go over at once for as long as it lives.
+        before a restart of the server, is followed by one of this life, which agents are told of and report by. Endpoints on a former
+        lease go over to this one; what cannot go over now stays for as long as that one lives."""
+        if await self.renew() != self._life:
             await self._begin()
-            self._registered = dict(await self._write(self._registered))
+        entries, _ = await self._store.list(f"{ENDPOINTS}{host_key(self._host).removeprefix(HOSTS)}/")
+        standing = {placement_of(entry.key): (entry.lease, decode_endpoint(entry)) for entry in entries}
+        self._registered = {id_: endpoint for id_, (lease, endpoint) in standing.items() if lease == self.lease}
+        former = {id_: endpoint for id_, (lease, endpoint) in standing.items() if lease != self.lease}
+        if former:
+            self._registered.update(await self._write(former))
 
     async def renew(self) -> float:
         """The host was heard of; how long its lease lives. One that ended meanwhile is followed by a new one, on which nothing is
@@ -130,11 +130,12 @@ class Vouching:
         return self._life
 
     async def _begin(self) -> None:
-        lease = self.lease = await self._store.grant(self._life)
+        lease = await self._store.grant(self._life)
         if await edit_host(self._store, self._host, lambda record: replace(record, lease=lease)) is None:
             self.lease = 0
             await self._store.revoke(lease)
             raise HostGone(f"host {self._host} was removed")
+        self.lease = lease
 
     async def register(self, record: HostRecord, statuses: Iterable[host_pb2.PlacementStatus]) -> None:
         """Writes what changed in health or address. A placement that was not probed yet is no endpoint, and one that is not probed

@@ -54,8 +54,9 @@ async def test_no_endpoint_where_envoy_cannot_listen(setting: Setting) -> None:
         await setting.reported(lambda s: s.health == host_pb2.UNHEALTHY, "an agent that starts anew knows it too")
 
 
+@pytest.mark.parametrize("news", [False, True])
 async def test_h10_envoy_listens_by_itself_once_an_address_that_somebody_held_is_free(
-    setting: Setting,
+    setting: Setting, news: bool
 ) -> None:
     name = f"lds_ingress_127.0.0.1_{setting.port}"
     rest = [each for each in setting.resources() if each.type_url != LISTENER]
@@ -87,9 +88,14 @@ async def test_h10_envoy_listens_by_itself_once_an_address_that_somebody_held_is
         os.kill(pid, signal.SIGKILL)
         stranger = await taken_from(pid, setting)
         await setting.reported(lambda s: "which listens on that very address" in s.health_detail, "named again")
+        if news:
+            # What comes meanwhile is taken but for the listener, of which that which is held is no other.
+            setting.offer(3, *setting.resources("2s")[:2], rest[-1], listener(name, setting.port, "in"))
+            await setting.reported(lambda s: s.held.revision == 3, "the next revision")
         stranger.close()
         await setting.reported(well, "listened on again")
         assert await ask(setting.port) == "web"
+        await until(lambda: bool(seen.streams) and not seen.stream.rejected, "the server heard of that, too")
 
 
 async def taken_from(pid: int, setting: Setting) -> socket.socket:

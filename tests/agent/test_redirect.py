@@ -178,6 +178,29 @@ async def test_rules_that_could_not_be_replaced_make_nobody_ready(host: Host, mo
         assert "15002" in table()
 
 
+async def test_rules_that_nft_refuses_leave_those_that_stand_and_who_is_turned_by_them(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert host.fakes is not None
+    web, store = host.fakes[0], Fake(placed("store", 1, ports=(81,)))
+
+    def refused(_: str) -> None:
+        raise nftables.NftError("nft: no")
+
+    async with host.agent() as agent:
+        await until(lambda: agent.obstacle(web.placement) == "", "the first rules")
+        with monkeypatch.context() as patched:
+            patched.setattr(nftables, "apply", refused)
+            host.fakes.append(store)
+            agent.wake()
+            await until(lambda: "nft: no" in (agent.obstacle(store.placement) or ""), "told")
+            assert agent.obstacle(web.placement) == ""
+            assert b"of-web.local" in host.hosts_file.read_bytes()
+            nft("flush", "ruleset")
+            await until(lambda: "nft: no" in (agent.obstacle(web.placement) or ""), "told of that, too")
+        await until(lambda: agent.obstacle(web.placement) == agent.obstacle(store.placement) == "", "mended")
+
+
 def full(path: Path, *_: object) -> None:
     raise FileError("write", path, OSError(errno.ENOSPC, "No space left on device"))
 

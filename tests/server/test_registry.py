@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from meshagent.protocol import host_pb2
 from meshagent.server.operations import joined
 from meshagent.server.records import ENDPOINTS, HostRecord, host_key
 from meshagent.server.registry import HostGone, Vouching, delete_host, edit_host, read_host
-from meshagent.store.base import Change, Delete, Put
+from meshagent.store.base import Change, Delete, Put, StoreError
 from meshagent.store.memory import MemoryStore
 from tests.server.meshes import CATALOG, WEB, host
 
@@ -91,6 +92,35 @@ async def test_a_lease_of_another_life_is_followed_by_one_of_the_life_that_agent
     moment = life + 1
     await store.sweep()
     assert await endpoints(store) == 0
+    await store.close()
+
+
+class FullForOneCommit(MemoryStore):
+    left = -1
+
+    async def commit(self, changes: Sequence[Change], expect: Mapping[str, int] | None = None) -> int:
+        self.left -= 1
+        if self.left == 0:
+            raise StoreError("the disk is full")
+        return await super().commit(changes, expect)
+
+
+@pytest.mark.parametrize("commit", [1, 2])
+async def test_a_change_of_leases_that_a_full_disk_cuts_off_is_completed(commit: int) -> None:
+    moment = 0.0
+    store = FullForOneCommit(clock=lambda: moment)
+    former = await vouched(store)
+    await former.register(RECORD, HEALTHY)
+    store.left = commit
+    for refused in (True, False):
+        written = await read_host(store, "a")
+        assert written is not None
+        vouching = Vouching(store, written, 60.0)
+        with pytest.raises(StoreError) if refused else contextlib.nullcontext():
+            await vouching.open()
+    moment = 20.0  # the former lease is over
+    await store.sweep()
+    assert await endpoints(store) == 1
     await store.close()
 
 

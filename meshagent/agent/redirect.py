@@ -260,15 +260,15 @@ class _Table:
         self.ingress: frozenset[int] = frozenset()
         self.repairs = 0
         self._repaired_at = 0.0
-        self._text = ""
         self._seen: str | None = None  # as the kernel spells what was put
-        self._catches, self._off = False, False  # an Envoy that ended turns off what is caught
+        self._off = False  # an Envoy that ended turns off what is caught
 
     def look(self) -> None:
         found = nftables.observe()
         self.ingress = nftables.redirected_to(found)
-        self._off = self._catches and not nftables.switch_on(found)
-        if self._text and self.stands and nftables.rules_of(found) != nftables.rules_of(self._seen):
+        catches = any(way.caught is not None for way in self.in_force.ways)
+        self._off = catches and not nftables.switch_on(found)
+        if self.stands and not self._is_put(found):
             self.stands = False
             self.repairs += 1
             self._repaired_at = time.time()
@@ -280,24 +280,26 @@ class _Table:
         rules, kept = wanted.rules, wanted.rules_at_boot
         if wanted.ways and read_if_there(file) != kept.encode():
             write_durably(file, kept)
-        if not self.stands or wanted.shape != self._text or (self._off and live):
+        if not self.stands or wanted.shape != self.in_force.shape or (self._off and live):
             # The kernel changes from one to the other at once: what stood goes on until then.
             try:
                 seen = _put(rules)
             except NftError:
                 self.stands = self.stands and self._goes_on()
                 raise
-            self._text, self._seen, self.ingress = wanted.shape, seen, nftables.redirected_to(seen)
+            self._seen, self.ingress = seen, nftables.redirected_to(seen)
             self.in_force, self.stands, self._off = wanted, True, False
-            self._catches = any(way.caught is not None for way in wanted.ways)
             log.info("nftables: %s", _told(wanted))
         if not wanted.ways:
             remove(file)
 
+    def _is_put(self, found: str | None) -> bool:
+        return nftables.rules_of(found) == nftables.rules_of(self._seen)
+
     def _goes_on(self) -> bool:
         """Whether what was put last is still there."""
         try:
-            return nftables.rules_of(nftables.observe()) == nftables.rules_of(self._seen)
+            return self._is_put(nftables.observe())
         except NftError:
             return False
 

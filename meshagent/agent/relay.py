@@ -248,9 +248,8 @@ class Relay:
             self._give(offered)
         else:
             return
-        log.info(
-            "%s: asking Envoy again to listen: %s", self.id, ", ".join(sorted(name for _, name in of_held or retried))
-        )
+        names = ", ".join(sorted(name for _, name in of_held or self._retried))
+        log.info("%s: asking Envoy again to listen: %s", self.id, names)
 
     # Towards the server.
 

@@ -157,7 +157,7 @@ async def test_while_rules_are_replaced_those_that_stand_are_told_to(
         going.clear(), go.clear()
         web.accepting = False
         await until(going.is_set, "rules without it")
-        assert agent.obstacle(web.placement), "told before it is so"
+        assert agent.obstacle(web.placement), "from the beginning of the change"
         assert agent.obstacle(store.placement) == ""
         go.set()
 

@@ -30,6 +30,12 @@ async def vouched(store: MemoryStore) -> Vouching:
     return vouching
 
 
+async def next_stream(store: MemoryStore, life: float) -> Vouching:
+    record = await read_host(store, "a")
+    assert record is not None
+    return Vouching(store, record, life)
+
+
 async def endpoints(store: MemoryStore) -> int:
     return len((await store.list(ENDPOINTS))[0])
 
@@ -76,9 +82,7 @@ async def test_a_lease_of_another_life_is_followed_by_one_of_the_life_that_agent
     store = MemoryStore(clock=lambda: moment)
     former = await vouched(store)
     await former.register(RECORD, HEALTHY)
-    written = await read_host(store, "a")
-    assert written is not None
-    vouching = Vouching(store, written, life)
+    vouching = await next_stream(store, life)
     await vouching.open()
     assert await endpoints(store) == 1
     record = await read_host(store, "a")
@@ -113,9 +117,7 @@ async def test_a_change_of_leases_that_a_full_disk_cuts_off_is_completed(commit:
     await former.register(RECORD, HEALTHY)
     store.left = commit
     for refused in (True, False):
-        written = await read_host(store, "a")
-        assert written is not None
-        vouching = Vouching(store, written, 60.0)
+        vouching = await next_stream(store, 60.0)
         with pytest.raises(StoreError) if refused else contextlib.nullcontext():
             await vouching.open()
     moment = 20.0  # the former lease is over
@@ -128,10 +130,8 @@ async def test_a_lease_that_stands_goes_on_with_the_next_stream() -> None:
     store = MemoryStore()
     former = await vouched(store)
     await former.register(RECORD, HEALTHY)
-    written = await read_host(store, "a")
-    assert written is not None
     before = await store.revision()
-    vouching = Vouching(store, written, 10.0)
+    vouching = await next_stream(store, 10.0)
     await vouching.open()
     await vouching.register(RECORD, HEALTHY)
     assert (vouching.lease, await store.revision()) == (former.lease, before)

@@ -1,6 +1,6 @@
 """One mesh on loopback: a server, agents with real Envoys, and the services behind them, each a process of its own, without root.
 
-A world has a number, held by a lock file, which gives it addresses and slots that no other world on this machine uses: hosts are
+A world has a number, held by the name of a socket, which gives it addresses and slots that no other world on this machine uses: hosts are
 127.0.(10+number).N, the applications behind them 127.1.(10+number).N, and the agents' slots start at 8 x number. Numbers start at 1: the
 lowest slots are an agent's that was started by hand.
 """
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import signal
+import socket
 import sys
 import tempfile
 from asyncio.subprocess import DEVNULL, PIPE
@@ -385,15 +385,17 @@ def _command(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
-def _take_number() -> tuple[int, Any]:
+def _take_number() -> tuple[int, socket.socket]:
+    """By a name of Linux' own, in no file system: all users have the same ones, each network its own as it has addresses, and it ends with
+    its process."""
     for number in range(1, WORLDS + 1):
-        lock = Path(tempfile.gettempdir(), f"meshagent-world-{os.getuid()}-{number}.lock").open("w")  # noqa: SIM115
+        lock = socket.socket(socket.AF_UNIX)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.bind(f"\0meshagent-world-{number}")
         except OSError:
             lock.close()
         else:
             return number, lock
     raise WorldError(
-        f"{WORLDS} worlds run on this machine already: end one (they hold {tempfile.gettempdir()}/meshagent-world-*.lock)"
+        f"{WORLDS} worlds run on this machine already: end one (`ss -xa` shows them as @meshagent-world-N)"
     )
